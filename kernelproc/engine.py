@@ -1,0 +1,270 @@
+"""The engine that drives everything that can block: coroutines of guest threads and kthreads, timers, and the one ``epoll_wait``.
+
+Three principles, and nothing else is built in:
+
+1. One thread owns kernel state. The engine runs one routine at a time until it parks; there are no locks because there is nothing to race with.
+2. A routine has one trap, :func:`park`. Whoever wants it to go on calls :meth:`Engine.wake`; a signal calls :meth:`Engine.interrupt`. Wait queues, futexes,
+   sleeping and child waiting are built on these, outside the engine.
+3. The engine sleeps in one place, ``Monitor.wait`` of restricted mode (an ``epoll_wait`` with the GIL released), for guest exits, host descriptors and
+   the next timer alike. What real threads finish arrives there as messages.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from polynix.kernelproc.errno import ERESTARTSYS, Errno
+
+if TYPE_CHECKING:
+    from polynix.addrspace._restricted import Monitor, Slot
+    from polynix.kernelproc.clock import Clock
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Errno):
+    """A signal ended an interruptible wait; ERESTARTSYS until the signal code decides between EINTR and a restart."""
+
+    def __init__(self) -> None:
+        super().__init__(ERESTARTSYS)
+
+
+class Killed(BaseException):
+    """Thrown into the parked routine of a task that must die; only ``finally`` blocks may run."""
+
+
+class Routine:
+    """One coroutine in the kernel: a guest thread's blocked system call, or a kthread.
+
+    ``owner`` is the Task (or None for a kthread), ``done`` is called with (value, None) or (None, exception) when the coroutine ends.
+    """
+
+    __slots__ = ("coroutine", "done", "interruptible", "name", "owner", "parked", "queued")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any, done: Callable[[Any, BaseException | None], None]) -> None:
+        self.coroutine = coroutine
+        self.name = name
+        self.owner = owner
+        self.done = done
+        self.parked = False
+        self.queued = False  # in the ready queue: a wake-up is on its way
+        self.interruptible = False
+
+    def __repr__(self) -> str:
+        return f"<Routine {self.name} {'parked' if self.parked else 'ready' if self.queued else 'running'}>"
+
+
+class Timer:
+    """A call at a time; ``cancel`` is O(1) and leaves the heap entry to expire unseen."""
+
+    __slots__ = ("arguments", "callback", "deadline_ns")
+
+    def __init__(self, deadline_ns: int, callback: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+        self.deadline_ns = deadline_ns
+        self.callback = callback
+        self.arguments = arguments
+
+    @property
+    def active(self) -> bool:
+        return self.callback is not None
+
+    def cancel(self) -> None:
+        self.callback = None
+        self.arguments = ()
+
+
+@types.coroutine
+def park(interruptible: bool) -> Generator[bool, Any, Any]:
+    """The only trap: give up the CPU until woken; returns the waker's value, raises what the waker threw."""
+    return (yield interruptible)
+
+
+class Engine:
+    """Runs routines, timers and the wait; see the module's principles."""
+
+    running: ClassVar[Engine]
+
+    def __init__(self, monitor: Monitor, clock: Clock) -> None:
+        Engine.running = self
+        self.monitor = monitor
+        self.clock = clock
+        self.current: Routine = None  # type: ignore[assignment]  # only read while a routine runs
+        self.handle_exit: Callable[[Slot], None] = _no_exit_handler
+        self.before_sleep: list[Callable[[], None]] = []  # called before each wait that may sleep (drain edge-triggered zmq sockets)
+        self.spin_policy: Callable[[bool], int] = lambda _made_progress: 0  # -> ns to spin before sleeping
+        self._ready: deque[tuple[Routine, Any, BaseException | None]] = deque()
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._sequence = itertools.count()
+        self._events: dict[int, Callable[[int], None]] = {}
+        self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from other threads
+        self._stopped = False
+
+    # -- routines ---------------------------------------------------------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Callable[[Any, BaseException | None], None] | None = None) -> Routine:
+        """Start a routine on the next turn of the loop."""
+        routine = Routine(coroutine, name, owner, done or _log_failure(name))
+        routine.queued = True
+        self._ready.append((routine, None, None))
+        return routine
+
+    def start(self, routine: Routine) -> None:
+        """Run a fresh routine now, until it parks or ends."""
+        self._step(routine, None, None)
+
+    def wake(self, routine: Routine, value: Any = None) -> bool:
+        """Let a parked routine go on with ``value``; False if it was not parked (someone else woke it first)."""
+        if not routine.parked:
+            return False
+        routine.parked = False
+        routine.queued = True
+        self._ready.append((routine, value, None))
+        return True
+
+    def interrupt(self, routine: Routine) -> bool:
+        """Throw ``Interrupted`` into a routine parked interruptibly; False if it was not."""
+        if not (routine.parked and routine.interruptible):
+            return False
+        routine.parked = False
+        routine.queued = True
+        self._ready.append((routine, None, Interrupted()))
+        return True
+
+    def kill(self, routine: Routine) -> None:
+        """Throw ``Killed`` into a parked or queued routine, at once; its ``finally`` blocks run before this returns."""
+        if routine.queued:
+            self._ready = deque(item for item in self._ready if item[0] is not routine)
+        if routine.parked or routine.queued:
+            routine.parked = False
+            self._step(routine, None, Killed())
+
+    def _step(self, routine: Routine, value: Any, error: BaseException | None) -> None:
+        routine.queued = False
+        previous, self.current = self.current, routine
+        try:
+            routine.interruptible = routine.coroutine.send(value) if error is None else routine.coroutine.throw(error)
+        except StopIteration as stop:
+            self.current = previous
+            routine.done(stop.value, None)
+            return
+        except (Exception, Killed) as failure:
+            self.current = previous
+            routine.done(None, failure)
+            return
+        self.current = previous
+        routine.parked = True
+        # A signal that came before the park must not be lost.
+        if routine.interruptible and routine.owner is not None and routine.owner.interrupt_pending():
+            self.interrupt(routine)
+
+    # -- timers -----------------------------------------------------------------------------------------------------------------------------
+
+    def call_at(self, deadline_ns: int, callback: Callable[..., object], *arguments: Any) -> Timer:
+        """Call ``callback(*arguments)`` when the monotonic clock reaches ``deadline_ns``."""
+        timer = Timer(deadline_ns, callback, arguments)
+        heapq.heappush(self._timers, (deadline_ns, next(self._sequence), timer))
+        return timer
+
+    def call_later(self, delay_ns: int, callback: Callable[..., object], *arguments: Any) -> Timer:
+        """Call ``callback(*arguments)`` after ``delay_ns``."""
+        return self.call_at(self.clock.monotonic_ns() + delay_ns, callback, *arguments)
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> Timer:
+        """Call on the next turn of the loop."""
+        return self.call_at(0, callback, *arguments)
+
+    def call_from_thread(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """The one door for other threads: run ``callback(*arguments)`` in the loop."""
+        self._messages.append((callback, arguments))
+        self.monitor.wake()
+
+    # -- host descriptors -------------------------------------------------------------------------------------------------------------------
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> int:
+        """Call ``callback(events)`` whenever ``fd`` has ``events`` (EPOLL*); returns the token for :meth:`unwatch`."""
+        token = next(self._sequence)
+        self._events[token] = callback
+        self.monitor.watch(fd, events, token)
+        return token
+
+    def unwatch(self, fd: int, token: int) -> None:
+        """Stop watching ``fd``."""
+        if self._events.pop(token, None) is not None:
+            self.monitor.unwatch(fd)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End :meth:`run` after the current turn."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Turn until :meth:`stop`."""
+        while not self._stopped:
+            self.turn()
+
+    def turn(self) -> None:
+        """One turn: run what is ready, expire timers, wait, handle what came."""
+        ready = self._ready
+        while ready:
+            routine, value, error = ready.popleft()
+            self._step(routine, value, error)
+            ready = self._ready  # kill() may have replaced it
+        timeout = self._expire_timers()
+        if self._stopped:
+            return
+        if self._ready or self._messages:
+            timeout = 0
+        if timeout != 0:
+            for prepare in self.before_sleep:
+                prepare()
+            if self._ready or self._messages:
+                timeout = 0
+        slots, events = self.monitor.wait(timeout, self.spin_policy(bool(timeout == 0)))
+        handle_exit = self.handle_exit
+        for slot in slots:
+            handle_exit(slot)
+        for token, mask in events:
+            callback = self._events.get(token)
+            if callback is not None:
+                callback(mask)
+        while self._messages:
+            function, arguments = self._messages.popleft()
+            function(*arguments)
+
+    def _expire_timers(self) -> int:
+        """Run due timers; returns ns until the next one, 0 if something is due or ready, -1 for never."""
+        timers = self._timers
+        if not timers:
+            return 0 if self._ready else -1
+        now = self.clock.monotonic_ns()
+        while timers:
+            deadline, _, timer = timers[0]
+            if timer.callback is None:
+                heapq.heappop(timers)
+                continue
+            if deadline > now:
+                return 0 if self._ready else deadline - now
+            heapq.heappop(timers)
+            callback, arguments = timer.callback, timer.arguments
+            timer.cancel()
+            callback(*arguments)
+        return 0 if self._ready else -1
+
+
+def _no_exit_handler(slot: Slot) -> None:
+    raise RuntimeError(f"guest exit without a system call loop: {slot!r}")
+
+
+def _log_failure(name: str) -> Callable[[Any, BaseException | None], None]:
+    def done(_value: Any, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, Killed):
+            log.error("kthread %s failed", name, exc_info=error)
+
+    return done

@@ -1,0 +1,39 @@
+"""Process groups and sessions: who a terminal's signals go to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.task.thread_group import ThreadGroup
+
+
+class Session:
+    """A session; ``terminal`` is its controlling terminal (an object of devices.tty), or None."""
+
+    __slots__ = ("process_groups", "sid", "terminal")
+
+    def __init__(self, sid: int) -> None:
+        self.sid = sid
+        self.process_groups: dict[int, ProcessGroup] = {}
+        self.terminal: Any = None
+
+
+class ProcessGroup:
+    """A process group of a session."""
+
+    __slots__ = ("members", "pgid", "session")
+
+    def __init__(self, pgid: int, session: Session) -> None:
+        self.pgid = pgid
+        self.session = session
+        self.members: dict[ThreadGroup, None] = {}
+        session.process_groups[pgid] = self
+
+    def is_orphaned(self) -> bool:
+        """No member has a parent in another group of the same session (POSIX)."""
+        for member in self.members:
+            parent = member.parent
+            if parent is not None and not member.exited and parent.process_group is not self and parent.process_group.session is self.session:
+                return False
+        return True

@@ -1,0 +1,49 @@
+"""Marks each missing branch where it is met (Starnix's ``track_stub!``): nothing unimplemented is silent.
+
+Counts are kept per place, message, flags and process name; ``polynix stubs`` shows them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from typing import NamedTuple
+
+log = logging.getLogger("polynix.track_stub")
+
+
+class StubPlace(NamedTuple):
+    """Where a missing branch was met."""
+
+    message: str
+    file: str
+    line: int
+    flags: int | None
+    process: str
+
+
+counts: Counter[StubPlace] = Counter()
+current_process_name: str = "kernel"  # the syscall loop keeps it up to date lazily through `process_name`
+
+
+def process_name() -> str:
+    """The name of the guest process on whose behalf the kernel runs."""
+    from polynix.kernelproc.engine import Engine
+
+    engine = getattr(Engine, "running", None)
+    routine = engine.current if engine is not None else None
+    owner = routine.owner if routine is not None else None
+    if owner is None:
+        return current_process_name
+    comm = getattr(owner, "comm", b"?")
+    return comm.decode(errors="replace") if isinstance(comm, bytes) else str(comm)
+
+
+def track_stub(message: str, flags: int | None = None) -> None:
+    """Count one meeting of a branch that polynix does not implement yet."""
+    frame = sys._getframe(1)
+    place = StubPlace(message, frame.f_code.co_filename.rsplit("/", 1)[-1], frame.f_lineno, flags, process_name())
+    counts[place] += 1
+    if counts[place] == 1:
+        log.debug("%s flags=%s at %s:%d in %s", message, None if flags is None else hex(flags), place.file, place.line, place.process)
