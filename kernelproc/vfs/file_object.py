@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.uapi.errno import EAGAIN
 from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLNVAL
+from polynix.kernelproc.vfs.locks import release_description_locks
 from polynix.kernelproc.wait_queue import wait
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class FileObject:
         """One reference less; the last closes the description."""
         self.references -= 1
         if self.references == 0:
+            if self.node.expando is not None:
+                release_description_locks(self)
             try:
                 self.ops.close(self)
             finally:
