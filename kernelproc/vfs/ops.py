@@ -11,8 +11,8 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import EINVAL, EISDIR, ENODATA, ENODEV, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, ESPIPE
-from polynix.kernelproc.uapi.fcntl import SEEK_CUR, SEEK_END, SEEK_SET
+from polynix.kernelproc.uapi.errno import EBADF, EINVAL, EISDIR, ENODATA, ENODEV, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, ESPIPE
+from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, SEEK_CUR, SEEK_END, SEEK_SET
 from polynix.kernelproc.uapi.poll import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 
 if TYPE_CHECKING:
@@ -39,13 +39,17 @@ class FileOps:
 
     seekable: ClassVar[bool] = True  # False: lseek, pread, pwrite give ESPIPE
     always_ready: ClassVar[bool] = True  # True: epoll refuses it with EPERM, poll says ready (regular files)
+    whole_writes: ClassVar[bool] = False  # True: a blocking write(2) goes on after a partial count (pipes, stream sockets, terminals)
 
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> Result:
         """Fill ``out`` from ``offset`` (ignored by streams); returns the count, 0 at the end, or -EAGAIN when a blocking caller should wait for POLLIN."""
         return -EINVAL
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> Result:
-        """Store from ``data`` at ``offset``; returns the count or -EAGAIN when a blocking caller should wait for POLLOUT. O_APPEND is resolved by the caller through ``size``."""
+        """Store from ``data`` at ``offset``; returns the count or -EAGAIN when a blocking caller should wait for POLLOUT.
+
+        O_APPEND is resolved by the caller through ``size``. The caller sends SIGPIPE for -EPIPE.
+        """
         return -EINVAL
 
     def seek(self, file: FileObject, offset: int, whence: int) -> int:
@@ -71,6 +75,10 @@ class FileOps:
     def ioctl(self, file: FileObject, task: Task, request: int, argument: int) -> Result:
         """Device control; ``argument`` is the raw third register. FIONBIO, FIOCLEX and FIONCLEX are handled by the caller."""
         return -ENOTTY
+
+    def fcntl(self, file: FileObject, task: Task, command: int, argument: int) -> Result:
+        """fcntl commands of one kind of file: F_GETPIPE_SZ, F_SETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS … ``argument`` is the raw third register."""
+        return -EBADF if command in (F_GETPIPE_SZ, F_SETPIPE_SZ) else -EINVAL
 
     def query_events(self, file: FileObject) -> int:
         """POLL* bits that hold now."""
