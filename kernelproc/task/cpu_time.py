@@ -1,0 +1,130 @@
+"""CPU time of guest threads, read from the host threads that run them.
+
+A task's time is what earlier host threads spent for it (before an exec, say) plus what the present one has spent since it got it. ``attach`` and
+``detach`` mark those moments, ``retire`` hands an ended thread's time to its group.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from polynix.kernelproc.uapi.time import CLOCKS_PER_SEC
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.task.thread_group import ThreadGroup
+
+USER_HZ = 100  # clock ticks a second in times(2), /proc/PID/stat and siginfo
+NANOSECONDS = 1_000_000_000
+TICK_NS = NANOSECONDS // USER_HZ
+
+assert CLOCKS_PER_SEC == 1_000_000
+
+
+class TaskCpuTime:
+    """A task's account, in ``task.expando``: what ended host threads spent for it, and the reading of the present one when it was attached."""
+
+    __slots__ = ("base_system_ns", "base_user_ns", "system_ns", "user_ns")
+
+    def __init__(self) -> None:
+        self.user_ns = 0
+        self.system_ns = 0
+        self.base_user_ns = 0
+        self.base_system_ns = 0
+
+
+def nanoseconds_to_ticks(nanoseconds: int) -> int:
+    """Clock ticks of USER_HZ."""
+    return nanoseconds // TICK_NS
+
+
+def _account(task: Task) -> TaskCpuTime:
+    account = task.expando.get(TaskCpuTime)
+    if account is None:
+        account = task.expando[TaskCpuTime] = TaskCpuTime()
+    return account  # type: ignore[no-any-return]
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 1024)
+    except OSError:
+        return b""  # it ended between open and read
+    finally:
+        os.close(fd)
+
+
+def _host_thread_time(pid: int, tid: int) -> tuple[int, int]:
+    """(user, system) nanoseconds of a host thread: the scheduler's exact sum, split as the sampled ticks are."""
+    directory = f"/proc/{pid}/task/{tid}/"
+    stat = _read(directory + "stat")
+    if not stat:
+        return 0, 0
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    user, system = int(fields[11]), int(fields[12])
+    schedstat = _read(directory + "schedstat").split()
+    if not schedstat:
+        return user * TICK_NS, system * TICK_NS
+    total = int(schedstat[0])
+    if not user + system:
+        return total, 0
+    system_ns = total * system // (user + system)
+    return total - system_ns, system_ns
+
+
+def thread_cpu_time(task: Task) -> tuple[int, int]:
+    """(user, system) nanoseconds of one guest thread."""
+    account, slot = _account(task), task.slot
+    if slot is None:
+        return account.user_ns, account.system_ns
+    user, system = _host_thread_time(slot.stub.pid, slot.tid)
+    return account.user_ns + max(user - account.base_user_ns, 0), account.system_ns + max(system - account.base_system_ns, 0)
+
+
+def thread_cpu_ns(task: Task) -> int:
+    """CLOCK_THREAD_CPUTIME_ID."""
+    return sum(thread_cpu_time(task))
+
+
+def group_cpu_time(group: ThreadGroup) -> tuple[int, int]:
+    """(user, system) nanoseconds of a process, its ended threads included."""
+    user, system = group.usage_user_ns, group.usage_system_ns
+    for task in group.tasks.values():
+        thread_user, thread_system = thread_cpu_time(task)
+        user += thread_user
+        system += thread_system
+    return user, system
+
+
+def group_cpu_ns(group: ThreadGroup) -> int:
+    """CLOCK_PROCESS_CPUTIME_ID."""
+    return sum(group_cpu_time(group))
+
+
+def attach(task: Task) -> None:
+    """``task`` has got ``task.slot``: its host thread may have worked for others before."""
+    account, slot = _account(task), task.slot
+    if slot is not None:
+        account.base_user_ns, account.base_system_ns = _host_thread_time(slot.stub.pid, slot.tid)
+
+
+def detach(task: Task) -> None:
+    """``task`` is about to give up ``task.slot``."""
+    account = _account(task)
+    account.user_ns, account.system_ns = thread_cpu_time(task)
+    account.base_user_ns = account.base_system_ns = 1 << 62  # until the next attach
+
+
+def retire(task: Task) -> None:
+    """``task`` is ending: its time becomes its group's."""
+    user, system = thread_cpu_time(task)
+    task.group.usage_user_ns += user
+    task.group.usage_system_ns += system
+    account = _account(task)
+    account.user_ns = account.system_ns = 0
+    account.base_user_ns = account.base_system_ns = 1 << 62
