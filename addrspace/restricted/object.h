@@ -1,0 +1,137 @@
+/*
+ * object.h: the three Python types of polynix.addrspace._restricted, as its C files see them.
+ *
+ * Monitor owns the doorbell, the page that all stubs read, and the set of threads that are running; Stub is one
+ * restricted process; Slot is one host thread of it, as the kernel sees it: held (by us) or running.
+ * All belong to the thread that calls Monitor.wait; only Monitor.wake may be called from another.
+ */
+#ifndef POLYNIX_OBJECT_H
+#define POLYNIX_OBJECT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/ucontext.h> /* REG_* */
+
+#include "layout.h"
+
+typedef struct Monitor Monitor;
+typedef struct Stub Stub;
+typedef struct Slot Slot;
+
+enum slot_state { SLOT_FREE, SLOT_HELD, SLOT_RUNNING };
+
+struct running {
+    uint32_t *state;
+    Slot *slot; /* a strong reference */
+};
+
+struct Monitor {
+    PyObject_HEAD
+    struct running *running;
+    Py_ssize_t running_count, running_room;
+    struct kernel_page *page;
+    int page_fd, epoll_fd, doorbell_fd, stub_fd;
+    uint64_t doorbell_value; /* what eventfd reads and writes need memory for */
+    int uid, gid;
+    bool waiting, closed;
+    uint32_t woken;
+    uint32_t pending_clones; /* of all stubs: look at epoll more often while there are any */
+    uint64_t last_poll;      /* time stamp of the last look at epoll */
+    uint64_t ticks_per_us;
+    uint64_t vdso_parts;
+    int64_t vdso_offset[4];
+    uint64_t vdso_size[4];
+    Stub **listeners;        /* by descriptor; borrowed */
+    int listener_room;
+    int *graveyard;          /* pidfds of stubs that were closed before they were reaped */
+    int graveyard_count;
+};
+
+struct pending_clone {
+    struct pending_clone *next;
+    Slot *parent, *child; /* the child is a strong reference */
+    uint64_t flags, stack, child_tid, tls;
+};
+
+struct Stub {
+    PyObject_HEAD
+    Monitor *monitor;
+    PyObject *tag;
+    int pid, pidfd, socket_fd, listener_fd;
+    char *area; /* the control area; NULL once closed */
+    Slot *slots[SLOT_COUNT];
+    struct pending_clone *clones;
+    uint32_t messages; /* numbers the batches' messages */
+    bool hostile, reaped;
+    int status;
+};
+
+struct Slot {
+    PyObject_HEAD
+    Stub *stub;
+    PyObject *task;
+    struct control *control; /* valid while stub->area is */
+    uint32_t index;
+    enum slot_state state;
+    Py_ssize_t running_index;
+    uint32_t frame, information; /* checked offsets; 0 means none */
+    int reason, signal;
+    uint32_t architecture;
+    uint32_t calls, calls_sent, calls_done;
+    uint64_t spin; /* ns */
+    uint64_t fs_base, gs_base;
+};
+
+extern PyTypeObject Monitor_Type, Stub_Type, Slot_Type;
+
+/* monitor.c */
+int monitor_add_running(Monitor *monitor, Slot *slot);
+void monitor_remove_running(Monitor *monitor, Slot *slot);
+int monitor_add_listener(Monitor *monitor, Stub *stub);
+void monitor_remove_listener(Monitor *monitor, Stub *stub);
+void monitor_bury(Monitor *monitor, int pidfd);
+
+/* stub_object.c */
+Slot *stub_slot(Stub *stub, uint32_t index);
+bool stub_receive_listener(Stub *stub);
+int stub_answer_clone(Stub *stub);
+void stub_drop_clones_of(Stub *stub, Slot *parent);
+void stub_do_close(Stub *stub);
+
+/* spawn.c */
+Stub *spawn_stub(Monitor *monitor, int region_fd);
+
+/* slot.c */
+int slot_check(Slot *slot, enum slot_state state); /* 0, or -1 with an exception */
+
+/* frame.c: every function wants a held slot */
+struct ucontext_image;
+struct ucontext_image *frame_of(Slot *slot); /* NULL with an exception when there is none */
+void frame_sanitize(struct ucontext_image *frame, Slot *slot);
+int frame_init(Slot *slot, uint64_t ip, uint64_t sp);
+PyObject *frame_save(Slot *slot);
+int frame_load(Slot *slot, const char *data, Py_ssize_t length);
+PyObject *frame_xstate(Slot *slot);
+int frame_set_xstate(Slot *slot, const char *data, Py_ssize_t length);
+void frame_set_register(struct ucontext_image *frame, unsigned index, uint64_t value);
+
+/* The kernel's struct ucontext with struct sigcontext, 304 bytes. */
+enum { REG_COUNT = REG_CR2 + 1 };
+struct ucontext_image {
+    uint64_t flags, link;
+    uint64_t stack_base;
+    uint32_t stack_flags, stack_padding;
+    uint64_t stack_size;
+    uint64_t registers[REG_COUNT];
+    uint64_t fpstate;
+    uint64_t reserved[8];
+    uint64_t mask;
+};
+_Static_assert(sizeof(struct ucontext_image) == 304, "the host's layout");
+
+static inline uint64_t slot_address(uint32_t index) { return CONTROL_BASE + (uint64_t)index * SLOT_SIZE; }
+
+#endif

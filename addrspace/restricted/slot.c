@@ -1,0 +1,579 @@
+/*
+ * slot.c: the Slot type, one host thread of a stub: read why it left, edit its registers, queue host calls, resume it.
+ *
+ * A slot is FREE (no thread yet), RUNNING (the guest's, not ours to touch) or HELD (it waits for us).
+ */
+#include "object.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int slot_check(Slot *slot, enum slot_state state)
+{
+    if (!slot->stub->area) {
+        PyErr_SetString(PyExc_ValueError, "the stub is closed");
+        return -1;
+    }
+    if (slot->state != state) {
+        static const char *const names[] = {"free", "held", "running"};
+        PyErr_Format(PyExc_ValueError, "slot %u is %s, not %s", slot->index, names[slot->state], names[state]);
+        return -1;
+    }
+    return 0;
+}
+
+/* --- why it left --- */
+
+static PyObject *slot_syscall(Slot *slot, PyObject *unused)
+{
+    static const unsigned char order[] = {REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9};
+    static const unsigned char order_i386[] = {REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP};
+    struct ucontext_image *frame = frame_of(slot);
+    if (!frame)
+        return NULL;
+    bool i386 = slot->architecture == AUDIT_ARCH_I386;
+    uint64_t mask = i386 ? 0xffffffff : ~0UL;
+    PyObject *result = PyTuple_New(7);
+    if (!result)
+        return NULL;
+    for (int index = 0; index < 7; index++) {
+        uint64_t value = index == 0 ? frame->registers[REG_RAX] & 0xffffffff
+                                    : frame->registers[(i386 ? order_i386 : order)[index - 1]] & mask;
+        PyObject *number = PyLong_FromUnsignedLongLong(value);
+        if (!number) {
+            Py_DECREF(result);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(result, index, number);
+    }
+    return result;
+}
+
+static PyObject *slot_fault(Slot *slot, PyObject *unused)
+{
+    struct ucontext_image *frame = frame_of(slot);
+    if (!frame)
+        return NULL;
+    if (!slot->information) {
+        PyErr_SetString(PyExc_ValueError, "the slot has no signal information");
+        return NULL;
+    }
+    const char *information = (char *)slot->control + slot->information;
+    return Py_BuildValue("(iiKKK)", slot->signal, *(const int *)(information + 8),
+                         (unsigned long long)*(const uint64_t *)(information + 16),
+                         (unsigned long long)frame->registers[REG_TRAPNO], (unsigned long long)frame->registers[REG_ERR]);
+}
+
+/* --- registers --- */
+
+static PyObject *slot_registers(Slot *slot, PyObject *unused)
+{
+    struct ucontext_image *frame = frame_of(slot);
+    PyObject *result = frame ? PyTuple_New(REG_COUNT) : NULL;
+    for (int index = 0; result && index < REG_COUNT; index++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(frame->registers[index]);
+        if (number)
+            PyTuple_SET_ITEM(result, index, number);
+        else
+            Py_CLEAR(result);
+    }
+    return result;
+}
+
+/* Any int, taken modulo 2^64. */
+static bool word_of(PyObject *number, uint64_t *word)
+{
+    *word = PyLong_AsUnsignedLongLongMask(number);
+    return !(*word == (uint64_t)-1 && PyErr_Occurred());
+}
+
+static PyObject *slot_set_register(Slot *slot, PyObject *const *args, Py_ssize_t count)
+{
+    uint64_t value;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "set_register(index, value)");
+        return NULL;
+    }
+    long index = PyLong_AsLong(args[0]);
+    if ((index == -1 && PyErr_Occurred()) || !word_of(args[1], &value))
+        return NULL;
+    if (index < 0 || index >= REG_COUNT) {
+        PyErr_SetString(PyExc_IndexError, "no such register");
+        return NULL;
+    }
+    struct ucontext_image *frame = frame_of(slot);
+    if (!frame)
+        return NULL;
+    frame_set_register(frame, (unsigned)index, value);
+    Py_RETURN_NONE;
+}
+
+static PyObject *slot_set_registers(Slot *slot, PyObject *values)
+{
+    uint64_t words[REG_COUNT];
+    struct ucontext_image *frame = frame_of(slot);
+    PyObject *sequence = frame ? PySequence_Fast(values, "set_registers wants a sequence") : NULL;
+    if (!sequence)
+        return NULL;
+    bool good = PySequence_Fast_GET_SIZE(sequence) == REG_COUNT;
+    if (!good)
+        PyErr_Format(PyExc_ValueError, "set_registers wants %d values", REG_COUNT);
+    for (int index = 0; good && index < REG_COUNT; index++)
+        good = word_of(PySequence_Fast_GET_ITEM(sequence, index), &words[index]);
+    Py_DECREF(sequence);
+    if (!good || !(frame = frame_of(slot)))
+        return NULL;
+    for (unsigned index = 0; index < REG_COUNT; index++)
+        frame_set_register(frame, index, words[index]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_register(Slot *slot, void *index)
+{
+    struct ucontext_image *frame = frame_of(slot);
+    return frame ? PyLong_FromUnsignedLongLong(frame->registers[(uintptr_t)index]) : NULL;
+}
+
+static int put_register(Slot *slot, PyObject *value, void *index)
+{
+    uint64_t word;
+    struct ucontext_image *frame = frame_of(slot);
+    if (!frame || !value || !word_of(value, &word)) {
+        if (!value && !PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "a register can't be deleted");
+        return -1;
+    }
+    frame_set_register(frame, (unsigned)(uintptr_t)index, word);
+    return 0;
+}
+
+static PyObject *none_or_error(int result)
+{
+    if (result < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *slot_xstate(Slot *slot, PyObject *unused) { return frame_xstate(slot); }
+
+static PyObject *slot_set_xstate(Slot *slot, PyObject *args)
+{
+    Py_buffer data;
+    if (!PyArg_ParseTuple(args, "y*:set_xstate", &data))
+        return NULL;
+    int result = frame_set_xstate(slot, data.buf, data.len);
+    PyBuffer_Release(&data);
+    return none_or_error(result);
+}
+
+static PyObject *slot_clear_xstate(Slot *slot, PyObject *unused)
+{
+    struct ucontext_image *frame = frame_of(slot);
+    if (!frame)
+        return NULL;
+    frame->fpstate = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *slot_save_frame(Slot *slot, PyObject *unused) { return frame_save(slot); }
+
+static PyObject *slot_load_frame(Slot *slot, PyObject *args)
+{
+    Py_buffer data;
+    if (!PyArg_ParseTuple(args, "y*:load_frame", &data))
+        return NULL;
+    int result = frame_load(slot, data.buf, data.len);
+    PyBuffer_Release(&data);
+    return none_or_error(result);
+}
+
+static PyObject *slot_init_frame(Slot *slot, PyObject *args)
+{
+    PyObject *ip, *sp;
+    uint64_t ip_word, sp_word;
+    if (!PyArg_ParseTuple(args, "OO:init_frame", &ip, &sp) || !word_of(ip, &ip_word) || !word_of(sp, &sp_word))
+        return NULL;
+    return none_or_error(frame_init(slot, ip_word, sp_word));
+}
+
+/* --- batches --- */
+
+static struct host_call *next_call(Slot *slot)
+{
+    if (slot_check(slot, SLOT_HELD) < 0)
+        return NULL;
+    if (slot->calls == BATCH_CAPACITY) {
+        PyErr_SetString(PyExc_BufferError, "the batch is full");
+        return NULL;
+    }
+    struct host_call *call = &slot->control->batch[slot->calls];
+    call->flags = 0;
+    call->result = 0;
+    for (int index = 0; index < 6; index++)
+        call->arguments[index] = 0;
+    return call;
+}
+
+static PyObject *slot_push(Slot *slot, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    uint64_t words[7] = {0};
+    uint32_t flags = 0;
+    if (count < 1 || count > 7) {
+        PyErr_SetString(PyExc_TypeError, "push(nr, a0=0, ... a5=0, *, ignore_error=False, always=False)");
+        return NULL;
+    }
+    for (Py_ssize_t index = 0; index < count; index++)
+        if (!word_of(args[index], &words[index]))
+            return NULL;
+    for (Py_ssize_t index = 0; names && index < PyTuple_GET_SIZE(names); index++) {
+        PyObject *name = PyTuple_GET_ITEM(names, index), *value = args[count + index];
+        const char *text = PyUnicode_AsUTF8(name);
+        if (text && text[0] == 'a' && text[1] >= '0' && text[1] <= '5' && !text[2]) {
+            if (!word_of(value, &words[1 + text[1] - '0']))
+                return NULL;
+            continue;
+        }
+        int truth = PyObject_IsTrue(value);
+        if (truth < 0)
+            return NULL;
+        if (PyUnicode_CompareWithASCIIString(name, "ignore_error") == 0)
+            flags |= truth ? CALL_IGNORE_ERROR : 0;
+        else if (PyUnicode_CompareWithASCIIString(name, "always") == 0)
+            flags |= truth ? CALL_ALWAYS : 0;
+        else {
+            PyErr_Format(PyExc_TypeError, "push() has no argument %R", name);
+            return NULL;
+        }
+    }
+    struct host_call *call = next_call(slot);
+    if (!call)
+        return NULL;
+    call->number = (uint32_t)words[0];
+    call->flags = flags;
+    for (int index = 0; index < 6; index++)
+        call->arguments[index] = words[1 + index];
+    slot->calls++;
+    Py_RETURN_NONE;
+}
+
+/* Receives the next message of Stub.send_fds; always, so that the turn passes on. */
+static PyObject *slot_push_recv_fds(Slot *slot, PyObject *count)
+{
+    long wanted = PyLong_AsLong(count);
+    if (wanted == -1 && PyErr_Occurred())
+        return NULL;
+    if (wanted < 1 || wanted > MAX_PASSED_FDS) {
+        PyErr_SetString(PyExc_ValueError, "1 to 253 descriptors in a batch");
+        return NULL;
+    }
+    if (slot_check(slot, SLOT_HELD) == 0)
+        for (uint32_t index = 0; index < slot->calls; index++)
+            if (slot->control->batch[index].number == SYS_recvmsg) {
+                PyErr_SetString(PyExc_BufferError, "this batch receives already: send all its descriptors in one message");
+                return NULL;
+            }
+    struct host_call *call = next_call(slot);
+    if (!call)
+        return NULL;
+    call->number = SYS_recvmsg;
+    call->flags = CALL_ALWAYS;
+    call->arguments[0] = slot->stub->messages++;
+    slot->calls++;
+    Py_RETURN_NONE;
+}
+
+#define THREAD_FLAGS \
+    (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | \
+     CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID)
+
+static PyObject *slot_push_clone(Slot *slot, PyObject *args, PyObject *names)
+{
+    static char *keywords[] = {"new_slot", "tls", "start", NULL};
+    Slot *child;
+    PyObject *tls;
+    uint64_t tls_word;
+    int start = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, names, "O!O|p:push_clone", keywords, &Slot_Type, &child, &tls, &start) ||
+        !word_of(tls, &tls_word))
+        return NULL;
+    if (child->stub != slot->stub) {
+        PyErr_SetString(PyExc_ValueError, "the new slot belongs to another stub");
+        return NULL;
+    }
+    if (slot_check(slot, SLOT_HELD) < 0 || slot_check(child, SLOT_FREE) < 0)
+        return NULL;
+    if (__atomic_load_n(&child->control->tid, __ATOMIC_ACQUIRE)) {
+        PyErr_SetString(PyExc_ValueError, "the new slot's last thread has not ended yet");
+        return NULL;
+    }
+    if (start && !child->frame) {
+        PyErr_SetString(PyExc_ValueError, "a thread that starts at once needs a frame");
+        return NULL;
+    }
+    struct host_call *call = next_call(slot);
+    struct pending_clone *clone = call ? PyMem_Calloc(1, sizeof *clone) : NULL;
+    if (!clone)
+        return call ? PyErr_NoMemory() : NULL;
+    uint64_t base = slot_address(child->index);
+    clone->parent = slot;
+    clone->child = (Slot *)Py_NewRef(child);
+    clone->flags = THREAD_FLAGS;
+    clone->stack = base + CONTROL_SIZE - 16;
+    clone->child_tid = base + offsetof(struct control, tid);
+    clone->tls = tls_word;
+    call->number = SYS_clone;
+    call->arguments[0] = clone->flags;
+    call->arguments[1] = clone->stack;
+    call->arguments[2] = clone->child_tid;
+    call->arguments[3] = clone->child_tid;
+    call->arguments[4] = clone->tls;
+    child->control->resume = start ? RESUME_START : 0;
+    child->control->frame = child->frame;
+    child->control->spin = 0;
+    child->control->calls = 0;
+    child->calls = 0;
+    __atomic_store_n(&child->control->state, STATE_RUNNING, __ATOMIC_RELEASE);
+    if (monitor_add_running(slot->stub->monitor, child) < 0) {
+        Py_DECREF(child);
+        PyMem_Free(clone);
+        return NULL;
+    }
+    clone->next = slot->stub->clones;
+    slot->stub->clones = clone;
+    slot->stub->monitor->pending_clones++;
+    slot->calls++;
+    Py_RETURN_NONE;
+}
+
+static PyObject *slot_batch_results(Slot *slot, PyObject *unused)
+{
+    if (slot_check(slot, SLOT_HELD) < 0)
+        return NULL;
+    PyObject *list = PyList_New(slot->calls_sent);
+    for (uint32_t index = 0; list && index < slot->calls_sent; index++) {
+        PyObject *number = PyLong_FromLongLong(slot->control->batch[index].result);
+        if (number)
+            PyList_SET_ITEM(list, index, number);
+        else
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* --- resume --- */
+
+static int do_resume(Slot *slot, uint32_t how)
+{
+    struct control *control = slot->control;
+    Monitor *monitor = slot->stub->monitor;
+    if (!slot->frame && !(how & RESUME_REPORT_BACK)) {
+        PyErr_SetString(PyExc_ValueError, "the slot has no frame yet");
+        return -1;
+    }
+    if (slot->frame)
+        ((struct ucontext_image *)((char *)control + slot->frame))->mask = 0;
+    control->frame = slot->frame;
+    control->calls = slot->calls_sent = slot->calls;
+    slot->calls = 0;
+    control->resume = how;
+    control->spin = slot->spin * monitor->ticks_per_us / 1000;
+    if (monitor_add_running(monitor, slot) < 0)
+        return -1;
+    /* The change of `state` comes first, so that futex can't miss it; then the look at `sleeping`. */
+    __atomic_exchange_n(&control->state, STATE_RUNNING, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&control->sleeping, __ATOMIC_SEQ_CST))
+        syscall(SYS_futex, &control->state, FUTEX_WAKE, 1, NULL, NULL, 0);
+    return 0;
+}
+
+static PyObject *slot_resume(Slot *slot, PyObject *args, PyObject *names)
+{
+    static char *keywords[] = {"report_back", NULL};
+    int report_back = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, names, "|p:resume", keywords, &report_back) || slot_check(slot, SLOT_HELD) < 0)
+        return NULL;
+    return none_or_error(do_resume(slot, report_back ? RESUME_REPORT_BACK : 0));
+}
+
+static PyObject *slot_resume_syscall(Slot *slot, PyObject *result)
+{
+    uint64_t word;
+    struct ucontext_image *frame;
+    if (!word_of(result, &word) || !(frame = frame_of(slot)))
+        return NULL;
+    frame->registers[REG_RAX] = word;
+    return none_or_error(do_resume(slot, 0));
+}
+
+static PyObject *slot_park(Slot *slot, PyObject *unused)
+{
+    if (slot_check(slot, SLOT_HELD) < 0)
+        return NULL;
+    slot->calls = 0;
+    Py_XSETREF(slot->task, Py_NewRef(Py_None));
+    Py_RETURN_NONE;
+}
+
+static PyObject *slot_exit_thread(Slot *slot, PyObject *unused)
+{
+    if (slot_check(slot, SLOT_HELD) < 0)
+        return NULL;
+    if (slot->index == 0) {
+        PyErr_SetString(PyExc_ValueError, "the first thread of a stub can only be parked");
+        return NULL;
+    }
+    slot->calls = 0;
+    struct host_call *call = next_call(slot);
+    if (!call)
+        return NULL;
+    call->number = SYS_exit;
+    slot->calls = 1;
+    if (do_resume(slot, RESUME_REPORT_BACK) < 0)
+        return NULL;
+    monitor_remove_running(slot->stub->monitor, slot);
+    slot->state = SLOT_FREE;
+    slot->frame = slot->information = 0;
+    Py_RETURN_NONE;
+}
+
+static uint32_t host_tid(Slot *slot)
+{
+    return slot->index == 0 ? (uint32_t)slot->stub->pid : __atomic_load_n(&slot->control->tid, __ATOMIC_ACQUIRE);
+}
+
+/* tgkill checks that the thread is one of this stub's, whatever its control page says. */
+static PyObject *slot_kick(Slot *slot, PyObject *unused)
+{
+    if (!slot->stub->area) {
+        PyErr_SetString(PyExc_ValueError, "the stub is closed");
+        return NULL;
+    }
+    if (slot->stub->reaped || (syscall(SYS_tgkill, slot->stub->pid, host_tid(slot), KICK_SIGNAL) < 0 && errno == ESRCH))
+        Py_RETURN_FALSE;
+    Py_RETURN_TRUE;
+}
+
+/* --- the type --- */
+
+static PyObject *get_unsigned(Slot *slot, void *offset)
+{
+    return PyLong_FromUnsignedLongLong(*(uint64_t *)((char *)slot + (uintptr_t)offset));
+}
+
+static PyObject *get_tid(Slot *slot, void *unused)
+{
+    return PyLong_FromUnsignedLong(slot->stub->area ? host_tid(slot) : 0);
+}
+
+static PyObject *get_arch(Slot *slot, void *unused) { return PyLong_FromUnsignedLong(slot->architecture); }
+static PyObject *get_room(Slot *slot, void *unused) { return PyLong_FromUnsignedLong(BATCH_CAPACITY - slot->calls); }
+static PyObject *get_done(Slot *slot, void *unused) { return PyLong_FromUnsignedLong(slot->calls_done); }
+static PyObject *get_held(Slot *slot, void *unused) { return PyBool_FromLong(slot->state == SLOT_HELD); }
+static PyObject *get_has_frame(Slot *slot, void *unused) { return PyBool_FromLong(slot->frame != 0); }
+static PyObject *get_stub(Slot *slot, void *unused) { return Py_NewRef(slot->stub); }
+static PyObject *get_task(Slot *slot, void *unused) { return Py_NewRef(slot->task); }
+
+static int set_task(Slot *slot, PyObject *value, void *unused)
+{
+    Py_XSETREF(slot->task, Py_NewRef(value ? value : Py_None));
+    return 0;
+}
+
+static int set_spin(Slot *slot, PyObject *value, void *unused)
+{
+    uint64_t word;
+    if (!value || !word_of(value, &word))
+        return -1;
+    slot->spin = word < 1000000000 ? word : 1000000000;
+    return 0;
+}
+
+static PyGetSetDef getset[] = {
+    {"stub", (getter)get_stub, NULL, "the address space it belongs to", NULL},
+    {"task", (getter)get_task, (setter)set_task, "any object", NULL},
+    {"tid", (getter)get_tid, NULL, "host thread id", NULL},
+    {"arch", (getter)get_arch, NULL, "AUDIT_ARCH_* of the system call", NULL},
+    {"held", (getter)get_held, NULL, "the thread waits for the kernel", NULL},
+    {"has_frame", (getter)get_has_frame, NULL, "there are registers to read and edit", NULL},
+    {"ip", (getter)get_register, (setter)put_register, "instruction pointer", (void *)REG_RIP},
+    {"sp", (getter)get_register, (setter)put_register, "stack pointer", (void *)REG_RSP},
+    {"ax", (getter)get_register, (setter)put_register, "result register", (void *)REG_RAX},
+    {"batch_room", (getter)get_room, NULL, "host calls that can still be pushed", NULL},
+    {"batch_done", (getter)get_done, NULL, "index of the host call that failed, or how many there were", NULL},
+    {"spin", (getter)get_unsigned, (setter)set_spin, "ns to spin for the kernel before sleeping", (void *)offsetof(Slot, spin)},
+    {"fs_base", (getter)get_unsigned, NULL, "FS base at the last trap (0 where the CPU can't tell)",
+     (void *)offsetof(Slot, fs_base)},
+    {"gs_base", (getter)get_unsigned, NULL, "GS base at the last trap", (void *)offsetof(Slot, gs_base)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"index", T_UINT, offsetof(Slot, index), READONLY, "number of the slot in its stub"},
+    {"reason", T_INT, offsetof(Slot, reason), READONLY, "why it left: SYSCALL, SIGNAL, ..."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define NOARGS(name, doc) {#name, (PyCFunction)slot_##name, METH_NOARGS, doc}
+static PyMethodDef methods[] = {
+    NOARGS(syscall, "(nr, a0, a1, a2, a3, a4, a5)"),
+    NOARGS(fault, "(signo, si_code, si_addr, trapno, error code)"),
+    NOARGS(registers, "the 23 registers in ucontext order"),
+    {"set_register", (PyCFunction)(void (*)(void))slot_set_register, METH_FASTCALL, "set_register(index, value)"},
+    {"set_registers", (PyCFunction)slot_set_registers, METH_O, "set all 23"},
+    NOARGS(xstate, "floating point and vector state, as xsave laid it out; b'' for the initial state"),
+    {"set_xstate", (PyCFunction)slot_set_xstate, METH_VARARGS, "replace it; ValueError if sigreturn could refuse it"},
+    NOARGS(clear_xstate, "back to the initial state"),
+    NOARGS(save_frame, "registers and xstate as bytes, for load_frame of any slot"),
+    {"load_frame", (PyCFunction)slot_load_frame, METH_VARARGS, "registers and xstate from save_frame()"},
+    {"init_frame", (PyCFunction)slot_init_frame, METH_VARARGS, "init_frame(ip, sp): state of a new process"},
+    {"push", (PyCFunction)(void (*)(void))slot_push, METH_FASTCALL | METH_KEYWORDS, "append a host call to the batch"},
+    {"push_recv_fds", (PyCFunction)slot_push_recv_fds, METH_O, "receive what Stub.send_fds sent"},
+    {"push_clone", (PyCFunction)(void (*)(void))slot_push_clone, METH_VARARGS | METH_KEYWORDS, "start a host thread"},
+    NOARGS(batch_results, "results of the last batch"),
+    {"resume", (PyCFunction)(void (*)(void))slot_resume, METH_VARARGS | METH_KEYWORDS, "run the batch, then the guest"},
+    {"resume_syscall", (PyCFunction)slot_resume_syscall, METH_O, "set rax and resume"},
+    NOARGS(park, "keep the idle thread for reuse"),
+    NOARGS(exit_thread, "end the host thread"),
+    NOARGS(kick, "make it leave the guest; False when it is gone"),
+    {NULL, NULL, 0, NULL},
+};
+
+static int slot_traverse(Slot *slot, visitproc visit, void *arg)
+{
+    Py_VISIT(slot->stub);
+    Py_VISIT(slot->task);
+    return 0;
+}
+
+static int slot_clear(Slot *slot)
+{
+    Py_XSETREF(slot->task, Py_NewRef(Py_None));
+    return 0;
+}
+
+static void slot_dealloc(Slot *slot)
+{
+    PyObject_GC_UnTrack(slot);
+    Py_XDECREF(slot->task);
+    Py_XDECREF(slot->stub);
+    Py_TYPE(slot)->tp_free(slot);
+}
+
+PyTypeObject Slot_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "polynix.addrspace._restricted.Slot",
+    .tp_doc = "One host thread of a stub.",
+    .tp_basicsize = sizeof(Slot),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_methods = methods,
+    .tp_members = members,
+    .tp_getset = getset,
+    .tp_traverse = (traverseproc)slot_traverse,
+    .tp_clear = (inquiry)slot_clear,
+    .tp_dealloc = (destructor)slot_dealloc,
+};
