@@ -45,6 +45,9 @@ class InputBuffer(Protocol):
     def skip(self, count: int) -> None:
         """Consume ``count`` bytes."""
 
+    def truncate(self, count: int) -> None:
+        """Forget what lies beyond the next ``count`` bytes (at most ``remaining``)."""
+
     def read_to_fd(self, fd: int, offset: int, count: int, flags: int = 0) -> int:
         """``pwritev2(fd, …, offset, flags)`` of at most ``count`` bytes straight out of the buffer (offset -1: write()). Returns n or -errno."""
 
@@ -145,6 +148,10 @@ class UserInputBuffer(_UserBuffer):
     def skip(self, count: int) -> None:
         self._advance(count)
 
+    def truncate(self, count: int) -> None:
+        self.iov = self._limited(count)
+        self.remaining = count
+
     def read(self, count: int = -1) -> bytes:
         data = self.peek(count)
         if data:
@@ -222,6 +229,9 @@ class UserInput:
         self.address += count
         self.remaining -= count
 
+    def truncate(self, count: int) -> None:
+        self.remaining = count
+
     def read(self, count: int = -1) -> bytes:
         data = self.peek(count)
         self.address += len(data)
@@ -285,6 +295,9 @@ class BytesInputBuffer:
 
     def skip(self, count: int) -> None:
         self._position += count
+
+    def truncate(self, count: int) -> None:
+        self._data = self._data[: self._position + count]
 
     def read(self, count: int = -1) -> bytes:
         data = self.peek(count)

@@ -1,0 +1,394 @@
+"""Reading and writing open files: read, write, their vector and positioned forms, lseek.
+
+The plain functions are the hot path: one attempt, and its result when it needs no wait. Otherwise they return a coroutine that goes on where the attempt
+stopped. ``FileOps.read`` and ``write`` never advance the file's offset: that is done here, for seekable files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from polynix.addrspace._usercopy import UserAddress
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.signals.send import send_signal
+from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, SSIZE_MAX, import_iovec
+from polynix.kernelproc.syscalls.table import syscall
+from polynix.kernelproc.syscalls.types import FdNumber, Flags, Offset, Size, UInt, ULong
+from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
+from polynix.kernelproc.uapi.capability import CAP_FSETID
+from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EOPNOTSUPP, EPIPE, ESPIPE
+from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_DSYNC, O_NONBLOCK, O_PATH, O_RDWR, O_WRONLY
+from polynix.kernelproc.uapi.fcntl import RWF_APPEND, RWF_DSYNC, RWF_HIPRI, RWF_NOAPPEND, RWF_NOWAIT, RWF_SYNC
+from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
+from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
+from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
+from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP
+from polynix.kernelproc.vfs.buffers import UserInput, UserInputBuffer, UserOutput, UserOutputBuffer
+from polynix.kernelproc.vfs.locks import OFFSET_MAX
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.vfs.buffers import InputBuffer, OutputBuffer
+    from polynix.kernelproc.vfs.file_object import FileObject
+    from polynix.kernelproc.vfs.fs_node import FsNode
+    from polynix.kernelproc.vfs.ops import Result
+
+# An access mode with bit 0 set (O_WRONLY, or 3: neither) can't be read from.
+_UNREADABLE: Final = O_WRONLY | O_PATH
+_TROUBLE: Final = POLLERR | POLLHUP | POLLNVAL
+_SEEK_MAX: Final = 4  # SEEK_HOLE
+_SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------------
+
+
+@syscall()
+def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
+    """man 2 read."""
+    file = task.files.files.get(fd)
+    if file is None or file.flags & _UNREADABLE:
+        return -EBADF
+    if count > MAX_RW_COUNT:
+        if count > SSIZE_MAX:
+            return -EINVAL
+        count = MAX_RW_COUNT
+    ops = file.ops
+    out = UserOutput(task.user, buffer, count)
+    offset = file.offset
+    result = ops.read(file, offset, out)
+    if type(result) is int:
+        if result > 0:
+            if ops.seekable:
+                file.offset = offset + result
+            return result
+        if result != -EAGAIN or file.flags & O_NONBLOCK:
+            return result
+    return _read_on(file, offset, out, result, ops.seekable)
+
+
+@syscall()
+def pread64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset: Offset) -> Result:
+    """man 2 pread."""
+    if offset < 0:
+        return -EINVAL
+    file = task.files.files.get(fd)
+    if file is None or file.flags & O_PATH:
+        return -EBADF
+    ops = file.ops
+    if not ops.seekable:
+        return -ESPIPE
+    if file.flags & O_WRONLY:
+        return -EBADF
+    if count > MAX_RW_COUNT:
+        if count > SSIZE_MAX:
+            return -EINVAL
+        count = MAX_RW_COUNT
+    out = UserOutput(task.user, buffer, count)
+    result = ops.read(file, offset, out)
+    if type(result) is int and (result != -EAGAIN or file.flags & O_NONBLOCK):
+        return result
+    return _read_on(file, offset, out, result, False)
+
+
+def read_into(file: FileObject, offset: int, out: OutputBuffer, *, advance: bool, nonblocking: bool | None = None) -> Result:
+    """Read from a description that the caller knows to be readable; ``advance`` moves its offset by the count."""
+    result = file.ops.read(file, offset, out)
+    if type(result) is int:
+        if result > 0:
+            if advance:
+                file.offset = offset + result
+            return result
+        if result != -EAGAIN or (file.nonblocking if nonblocking is None else nonblocking):
+            return result
+    elif nonblocking:
+        _drop(result)
+        return -EAGAIN
+    return _read_on(file, offset, out, result, advance)
+
+
+async def _read_on(file: FileObject, offset: int, out: OutputBuffer, result: Result, advance: bool) -> int:
+    # The reference keeps the description alive when another thread closes its descriptor meanwhile.
+    file.references += 1
+    try:
+        while True:
+            if type(result) is not int:
+                result = await result  # type: ignore[misc]
+            if result != -EAGAIN or file.flags & O_NONBLOCK:
+                break
+            queue = file.ops.wait_queue(file)
+            if queue is None:
+                break
+            await queue.wait(POLLIN | _TROUBLE)
+            result = file.ops.read(file, offset, out)
+        assert isinstance(result, int)
+        if result > 0 and advance:
+            file.offset = offset + result
+        return result
+    finally:
+        file.release()
+
+
+def _drop(result: Result) -> None:
+    # An operation that would have to wait is not started.
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+
+
+@syscall()
+def readv(task: Task, fd: FdNumber, iov: UserAddress, count: ULong) -> Result:
+    """man 2 readv."""
+    file = task.files.get_io(fd)
+    buffers = import_iovec(task, iov, count)
+    if file.flags & _UNREADABLE:
+        return -EBADF
+    return read_into(file, file.offset, UserOutputBuffer(task.user, buffers), advance=file.ops.seekable)
+
+
+@syscall()
+def preadv(task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong) -> Result:
+    """man 2 preadv (the high half of the position is not used on x86-64)."""
+    if offset < 0:
+        return -EINVAL
+    return _preadv(task, fd, iov, count, offset, 0)
+
+
+@syscall()
+def preadv2(
+    task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong, flags: Flags
+) -> Result:
+    """man 2 preadv2; offset -1 means the file's own."""
+    if offset < -1:
+        return -EINVAL
+    return _preadv(task, fd, iov, count, offset, flags)
+
+
+def _preadv(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flags: int) -> Result:
+    file = task.files.get_io(fd)
+    if offset != -1 and not file.ops.seekable:
+        return -ESPIPE
+    buffers = import_iovec(task, iov, count)
+    if file.flags & _UNREADABLE:
+        return -EBADF
+    if flags & ~_SUPPORTED_RWF:
+        return -EOPNOTSUPP
+    out = UserOutputBuffer(task.user, buffers)
+    nonblocking = True if flags & RWF_NOWAIT else None
+    if offset == -1:
+        return read_into(file, file.offset, out, advance=file.ops.seekable, nonblocking=nonblocking)
+    return read_into(file, offset, out, advance=False, nonblocking=nonblocking)
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------------
+
+
+@syscall()
+def write(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
+    """man 2 write."""
+    file = task.files.files.get(fd)
+    if file is None or not _is_writable(file.flags):
+        return -EBADF
+    if count > MAX_RW_COUNT:
+        if count > SSIZE_MAX:
+            return -EINVAL
+        count = MAX_RW_COUNT
+    return write_from(task, file, file.offset, UserInput(task.user, buffer, count), advance=file.ops.seekable)
+
+
+@syscall()
+def pwrite64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset: Offset) -> Result:
+    """man 2 pwrite. As on Linux, O_APPEND appends whatever the offset."""
+    if offset < 0:
+        return -EINVAL
+    file = task.files.files.get(fd)
+    if file is None or file.flags & O_PATH:
+        return -EBADF
+    if not file.ops.seekable:
+        return -ESPIPE
+    if not _is_writable(file.flags):
+        return -EBADF
+    if count > MAX_RW_COUNT:
+        if count > SSIZE_MAX:
+            return -EINVAL
+        count = MAX_RW_COUNT
+    return write_from(task, file, offset, UserInput(task.user, buffer, count), advance=False)
+
+
+@syscall()
+def writev(task: Task, fd: FdNumber, iov: UserAddress, count: ULong) -> Result:
+    """man 2 writev."""
+    file = task.files.get_io(fd)
+    buffers = import_iovec(task, iov, count)
+    if not _is_writable(file.flags):
+        return -EBADF
+    return write_from(task, file, file.offset, UserInputBuffer(task.user, buffers), advance=file.ops.seekable)
+
+
+@syscall()
+def pwritev(task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong) -> Result:
+    """man 2 pwritev."""
+    if offset < 0:
+        return -EINVAL
+    return _pwritev(task, fd, iov, count, offset, 0)
+
+
+@syscall()
+def pwritev2(
+    task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong, flags: Flags
+) -> Result:
+    """man 2 pwritev2; offset -1 means the file's own."""
+    if offset < -1:
+        return -EINVAL
+    return _pwritev(task, fd, iov, count, offset, flags)
+
+
+def _pwritev(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flags: int) -> Result:
+    file = task.files.get_io(fd)
+    if offset != -1 and not file.ops.seekable:
+        return -ESPIPE
+    buffers = import_iovec(task, iov, count)
+    if not _is_writable(file.flags):
+        return -EBADF
+    if flags & ~_SUPPORTED_RWF:
+        return -EOPNOTSUPP
+    if flags & RWF_APPEND and flags & RWF_NOAPPEND:
+        return -EINVAL
+    append = True if flags & RWF_APPEND else False if flags & RWF_NOAPPEND else None
+    advance = offset == -1 and file.ops.seekable
+    return write_from(
+        task,
+        file,
+        file.offset if offset == -1 else offset,
+        UserInputBuffer(task.user, buffers),
+        advance=advance,
+        append=append,
+        nonblocking=True if flags & RWF_NOWAIT else None,
+        sync=bool(flags & (RWF_DSYNC | RWF_SYNC)),
+    )
+
+
+def _is_writable(flags: int) -> bool:
+    return flags & O_ACCMODE in (O_WRONLY, O_RDWR) and not flags & O_PATH
+
+
+def write_from(
+    task: Task,
+    file: FileObject,
+    offset: int,
+    data: InputBuffer,
+    *,
+    advance: bool,
+    append: bool | None = None,
+    nonblocking: bool | None = None,
+    sync: bool = False,
+) -> Result:
+    """Write to a description that the caller knows to be writable, with RLIMIT_FSIZE, O_APPEND, O_SYNC and SIGPIPE.
+
+    ``append`` and ``nonblocking`` override the description's flags; ``advance`` moves its offset. Errors: EFBIG (with SIGXFSZ), EPIPE (with SIGPIPE).
+    """
+    flags = file.flags
+    node = file.node
+    if node.mode & S_IFMT == S_IFREG:
+        if flags & O_APPEND if append is None else append:
+            offset = node.refreshed_size()
+        limit = task.group.limits.soft(RLIMIT_FSIZE)
+        if data.remaining and (limit != RLIM_INFINITY or offset + data.remaining > OFFSET_MAX):
+            data = _limited(task, offset, data, min(limit, OFFSET_MAX))
+        if node.mode & (S_ISUID | S_ISGID):
+            remove_privileges(task, node)
+    result = file.ops.write(file, offset, data)
+    if type(result) is int and not flags & O_DSYNC and not sync:
+        if result > 0:
+            if advance:
+                file.offset = offset + result
+            if not file.ops.whole_writes or not data.remaining or (file.nonblocking if nonblocking is None else nonblocking):
+                return result
+        elif result != -EAGAIN or (file.nonblocking if nonblocking is None else nonblocking):
+            if result == -EPIPE:
+                send_signal(task, SIGPIPE)
+            return result
+    elif nonblocking and type(result) is not int:
+        _drop(result)
+        return -EAGAIN
+    return _write_on(task, file, offset, data, result, advance, nonblocking, sync)
+
+
+async def _write_on(
+    task: Task, file: FileObject, offset: int, data: InputBuffer, result: Result, advance: bool, nonblocking: bool | None, sync: bool
+) -> int:
+    file.references += 1
+    ops = file.ops
+    total = 0
+    try:
+        while True:
+            if type(result) is not int:
+                result = await result  # type: ignore[misc]
+            assert isinstance(result, int)
+            if result > 0:
+                total += result
+                if not ops.whole_writes or not data.remaining:
+                    break
+            elif result != -EAGAIN:
+                break
+            if file.nonblocking if nonblocking is None else nonblocking:
+                break
+            if result == -EAGAIN:
+                queue = ops.wait_queue(file)
+                if queue is None:
+                    break
+                await queue.wait(POLLOUT | _TROUBLE)
+            result = ops.write(file, offset + total, data)
+    except Errno:
+        # An interruption or a fault after some bytes went out gives their count.
+        if not total:
+            raise
+    finally:
+        if total and advance:
+            file.offset = offset + total
+        file.release()
+    if result == -EPIPE:
+        send_signal(task, SIGPIPE)
+    assert isinstance(result, int)
+    if total and (sync or file.flags & O_DSYNC):
+        synced = ops.fsync(file, True)
+        if type(synced) is not int:
+            synced = await synced  # type: ignore[misc]
+        if synced < 0 and synced != -EINVAL:  # type: ignore[operator]
+            return synced  # type: ignore[return-value]
+    return total or result
+
+
+def _limited(task: Task, offset: int, data: InputBuffer, limit: int) -> InputBuffer:
+    if offset >= limit:
+        if limit < OFFSET_MAX:
+            send_signal(task, SIGXFSZ)
+        raise Errno(EFBIG)
+    room = limit - offset
+    if data.remaining > room:
+        data.truncate(room)
+    return data
+
+
+def remove_privileges(task: Task, node: FsNode) -> None:
+    """A write by an unprivileged task takes set-id bits off the file (Linux's file_remove_privs)."""
+    mode = node.mode & ~S_ISUID
+    if mode & S_IXGRP:
+        mode &= ~S_ISGID
+    if mode != node.mode and not task.credentials.has_capability(CAP_FSETID):
+        node.ops.set_attributes(node, {"mode": mode})
+        node.mode = mode
+
+
+# -- position --------------------------------------------------------------------------------------------------------------
+
+
+@syscall()
+def lseek(task: Task, fd: FdNumber, offset: Offset, whence: UInt) -> int:
+    """man 2 lseek."""
+    file = task.files.get_io(fd)
+    if whence > _SEEK_MAX:
+        return -EINVAL
+    position = file.ops.seek(file, offset, whence)
+    file.offset = position
+    return position
