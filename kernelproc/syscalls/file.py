@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.signals.send import send_signal
+from polynix.kernelproc.signals.send import send_to_task
+from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, SSIZE_MAX, import_iovec
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Offset, Size, UInt, ULong
@@ -306,7 +307,7 @@ def write_from(
                 return result
         elif result != -EAGAIN or (file.nonblocking if nonblocking is None else nonblocking):
             if result == -EPIPE:
-                send_signal(task, SIGPIPE)
+                send_to_self(task, SIGPIPE)
             return result
     elif nonblocking and type(result) is not int:
         _drop(result)
@@ -348,7 +349,7 @@ async def _write_on(
             file.offset = offset + total
         file.release()
     if result == -EPIPE:
-        send_signal(task, SIGPIPE)
+        send_to_self(task, SIGPIPE)
     assert isinstance(result, int)
     if total and (sync or file.flags & O_DSYNC):
         synced = ops.fsync(file, True)
@@ -359,10 +360,15 @@ async def _write_on(
     return total or result
 
 
+def send_to_self(task: Task, signo: int) -> None:
+    """The signal that a system call earns its caller: SIGPIPE, SIGXFSZ."""
+    send_to_task(task, SigInfo.from_user(task, signo))
+
+
 def _limited(task: Task, offset: int, data: InputBuffer, limit: int) -> InputBuffer:
     if offset >= limit:
         if limit < OFFSET_MAX:
-            send_signal(task, SIGXFSZ)
+            send_to_self(task, SIGXFSZ)
         raise Errno(EFBIG)
     room = limit - offset
     if data.remaining > room:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.signals.send import send_signal
-from polynix.kernelproc.syscalls.file import read_into, remove_privileges, write_from
+from polynix.kernelproc.syscalls.file import read_into, remove_privileges, send_to_self, write_from
 from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Offset, Size
@@ -51,7 +50,7 @@ _COPY_CHUNK: Final = 1 << 20
 def check_new_size(task: Task, node: FsNode, length: int) -> None:
     """Whether the task may make the file ``length`` bytes long. Errors: EFBIG, with SIGXFSZ beyond RLIMIT_FSIZE."""
     if length > node.refreshed_size() and length > task.group.limits.soft(RLIMIT_FSIZE):
-        send_signal(task, SIGXFSZ)
+        send_to_self(task, SIGXFSZ)
         raise Errno(EFBIG)
 
 
@@ -235,6 +234,8 @@ def copy_file_range(
     async def copy() -> int:
         done = 0
         error: Errno | None = None
+        source.references += 1
+        target.references += 1
         try:
             while done < length:
                 chunk = BytesOutputBuffer(min(_COPY_CHUNK, length - done))
@@ -252,6 +253,9 @@ def copy_file_range(
                     break
         except Errno as failure:
             error = failure
+        finally:
+            source.release()
+            target.release()
         if done <= 0:
             if error is not None:
                 raise error
