@@ -111,7 +111,7 @@ MODULES: tuple[Module, ...] = (
     module(
         "ioctls", "ioctl request numbers of terminals, files, block devices (man 2 ioctl_tty)",
         Group(
-            ("stddef.h", "linux/types.h", "asm/termbits.h", "asm/ioctls.h", "asm/termios.h", "linux/fs.h", "linux/kd.h", "linux/vt.h", "linux/fd.h", "linux/hdreg.h", "linux/loop.h", "linux/random.h",
+            ("stddef.h", "linux/types.h", "asm/termbits.h", "asm/ioctls.h", "asm/termios.h", "linux/fs.h", "linux/fiemap.h", "linux/kd.h", "linux/vt.h", "linux/fd.h", "linux/hdreg.h", "linux/loop.h", "linux/random.h",
              "linux/rtc.h", "linux/nsfs.h", "linux/cdrom.h"),
             r"(TC|TIO|FIO|BLK|FIGETBSZ|FIBMAP|FIFREEZE|FITHAW|FITRIM|FICLONE|FIDEDUPE|FS_IOC|KD|VT_|LOOP_|RND|RTC_|NS_GET|CDROM|HDIO_GET|N_)[A-Z0-9_]*"
             r"|(IOC|_IOC)_?[A-Z]+",

@@ -124,9 +124,9 @@ def getresuid(task: Task, uid: UserAddress, euid: UserAddress, suid: UserAddress
 def setfsuid(task: Task, uid: Uid) -> int:
     """man 2 setfsuid: returns the previous one, whether or not it changed."""
     old = task.credentials
-    if uid in (old.uid, old.euid, old.suid, old.fsuid) or (uid != _UNCHANGED and old.has_capability(CAP_SETUID)):
-        if uid != old.fsuid:
-            commit_credentials(task, old.replace(fsuid=uid).after_fsuid_change(old))
+    allowed = uid in (old.uid, old.euid, old.suid, old.fsuid) or (uid != _UNCHANGED and old.has_capability(CAP_SETUID))
+    if allowed and uid != old.fsuid:
+        commit_credentials(task, old.replace(fsuid=uid).after_fsuid_change(old))
     return old.fsuid
 
 
@@ -212,9 +212,9 @@ def getresgid(task: Task, gid: UserAddress, egid: UserAddress, sgid: UserAddress
 def setfsgid(task: Task, gid: Uid) -> int:
     """man 2 setfsgid: returns the previous one, whether or not it changed."""
     old = task.credentials
-    if gid in (old.gid, old.egid, old.sgid, old.fsgid) or (gid != _UNCHANGED and old.has_capability(CAP_SETGID)):
-        if gid != old.fsgid:
-            commit_credentials(task, old.replace(fsgid=gid))
+    allowed = gid in (old.gid, old.egid, old.sgid, old.fsgid) or (gid != _UNCHANGED and old.has_capability(CAP_SETGID))
+    if allowed and gid != old.fsgid:
+        commit_credentials(task, old.replace(fsgid=gid))
     return old.fsgid
 
 

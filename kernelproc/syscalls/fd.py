@@ -18,6 +18,8 @@ from polynix.kernelproc.uapi.errno import EBADF, EINVAL, EMFILE, ENOTTY, EOPNOTS
 from polynix.kernelproc.uapi.fcntl import (
     F_DUPFD,
     F_DUPFD_CLOEXEC,
+    F_GET_FILE_RW_HINT,
+    F_GET_RW_HINT,
     F_GETFD,
     F_GETFL,
     F_GETLEASE,
@@ -33,6 +35,8 @@ from polynix.kernelproc.uapi.fcntl import (
     F_OWNER_PGRP,
     F_OWNER_PID,
     F_OWNER_TID,
+    F_SET_FILE_RW_HINT,
+    F_SET_RW_HINT,
     F_SETFD,
     F_SETFL,
     F_SETLEASE,
@@ -82,10 +86,6 @@ _NSIG: Final = 64
 # Commands newer than the headers of some distributions (linux/fcntl.h: F_LINUX_SPECIFIC_BASE + n).
 F_DUPFD_QUERY: Final = 1027
 F_CREATED_QUERY: Final = 1028
-F_GET_RW_HINT: Final = 1035
-F_SET_RW_HINT: Final = 1036
-F_GET_FILE_RW_HINT: Final = 1037
-F_SET_FILE_RW_HINT: Final = 1038
 
 
 class FileOwner:
@@ -371,10 +371,10 @@ _ALLOWED_ON_PATH: Final = frozenset((F_DUPFD, F_DUPFD_CLOEXEC, F_DUPFD_QUERY, F_
 def ioctl(task: Task, fd: FdNumber, request: UInt, argument: ULong) -> Result:
     """man 2 ioctl: what every file answers; the rest is its operations'."""
     file = task.files.get_io(fd)
-    if request == FIOCLEX or request == FIONCLEX:
+    if request in (FIOCLEX, FIONCLEX):
         task.files.set_cloexec(fd, request == FIOCLEX)
         return 0
-    if request == FIONBIO or request == FIOASYNC:
+    if request in (FIONBIO, FIOASYNC):
         flag = O_NONBLOCK if request == FIONBIO else O_ASYNC
         on = task.user.load_u32(UserAddress(argument))
         if request == FIOASYNC and on:

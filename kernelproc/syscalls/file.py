@@ -18,8 +18,21 @@ from polynix.kernelproc.syscalls.types import FdNumber, Flags, Offset, Size, UIn
 from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
 from polynix.kernelproc.uapi.capability import CAP_FSETID
 from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EOPNOTSUPP, EPIPE, ESPIPE
-from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_DSYNC, O_NONBLOCK, O_PATH, O_RDWR, O_WRONLY
-from polynix.kernelproc.uapi.fcntl import RWF_APPEND, RWF_DSYNC, RWF_HIPRI, RWF_NOAPPEND, RWF_NOWAIT, RWF_SYNC
+from polynix.kernelproc.uapi.fcntl import (
+    O_ACCMODE,
+    O_APPEND,
+    O_DSYNC,
+    O_NONBLOCK,
+    O_PATH,
+    O_RDWR,
+    O_WRONLY,
+    RWF_APPEND,
+    RWF_DSYNC,
+    RWF_HIPRI,
+    RWF_NOAPPEND,
+    RWF_NOWAIT,
+    RWF_SYNC,
+)
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ

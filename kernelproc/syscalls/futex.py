@@ -60,14 +60,14 @@ def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeo
         deadline = _deadline(task, UserAddress(timeout), relative=command == FUTEX_WAIT, realtime=realtime)
     table = task.kernel.expando.get(FutexTable)
     key = _key(task, address)
-    if command == FUTEX_WAIT or command == FUTEX_WAIT_BITSET:
+    if command in (FUTEX_WAIT, FUTEX_WAIT_BITSET):
         bitset = FUTEX_BITSET_MATCH_ANY if command == FUTEX_WAIT else value3
         if not bitset:
             return -EINVAL
         if task.user.load_u32(address) != value:
             return -EAGAIN
         return _wait(task, address, key, value, deadline, bitset)
-    if command == FUTEX_REQUEUE or command == FUTEX_CMP_REQUEUE:
+    if command in (FUTEX_REQUEUE, FUTEX_CMP_REQUEUE):
         target = _key(task, address2)
         if command == FUTEX_CMP_REQUEUE and task.user.load_u32(address) != value3:
             return -EAGAIN
@@ -82,7 +82,7 @@ def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeo
         if also_second:
             woken += table.wake(target, _signed(timeout))
         return woken
-    if command == FUTEX_LOCK_PI or command == FUTEX_LOCK_PI2:
+    if command in (FUTEX_LOCK_PI, FUTEX_LOCK_PI2):
         result = table.try_lock_pi(task, task.user, address)
         return 0 if result == 0 else table.lock_pi(task, address, deadline)
     if command == FUTEX_TRYLOCK_PI:
@@ -171,9 +171,9 @@ def get_robust_list(task: Task, pid: Pid, head: UserAddress, length: UserAddress
     target = task if pid == 0 else task.kernel.pids.tasks.get(pid)
     if target is None:
         return -ESRCH
-    if target.group is not task.group and target.credentials.uid != task.credentials.uid:
-        if not task.credentials.has_capability(CAP_SYS_PTRACE):
-            return -EPERM
+    stranger = target.group is not task.group and target.credentials.uid != task.credentials.uid
+    if stranger and not task.credentials.has_capability(CAP_SYS_PTRACE):
+        return -EPERM
     task.user.store_u64(length, _ROBUST_LIST_HEAD_SIZE)
     task.user.store_u64(head, target.robust_list[0])
     return 0

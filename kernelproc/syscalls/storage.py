@@ -87,7 +87,7 @@ def fallocate(task: Task, fd: FdNumber, mode: Flags, offset: Offset, length: Off
     if mode & FALLOC_FL_PUNCH_HOLE and mode & FALLOC_FL_ZERO_RANGE:
         return -EOPNOTSUPP
     exclusive = mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)
-    if exclusive and mode != exclusive or exclusive == FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE:
+    if (exclusive and mode != exclusive) or exclusive == FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE:
         return -EINVAL
     if not file.writable:
         return -EBADF

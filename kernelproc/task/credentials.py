@@ -19,6 +19,7 @@ from polynix.kernelproc.uapi.capability import (
     CAP_MAC_OVERRIDE,
     CAP_MKNOD,
 )
+from polynix.kernelproc.uapi.prctl import SECBIT_KEEP_CAPS, SECBIT_NO_SETUID_FIXUP, SECBIT_NOROOT
 
 CAP_FULL_SET: Final = (1 << (CAP_LAST_CAP + 1)) - 1
 # The capabilities that follow fsuid rather than euid (linux/capability.h: CAP_FS_SET).
@@ -32,18 +33,6 @@ CAP_FS_SET: Final = (
     | 1 << CAP_MKNOD
     | 1 << CAP_MAC_OVERRIDE
 )
-
-# Bits of ``securebits`` (linux/securebits.h); each is followed by its lock bit.
-SECBIT_NOROOT: Final = 1 << 0
-SECBIT_NOROOT_LOCKED: Final = 1 << 1
-SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
-SECBIT_NO_SETUID_FIXUP_LOCKED: Final = 1 << 3
-SECBIT_KEEP_CAPS: Final = 1 << 4
-SECBIT_KEEP_CAPS_LOCKED: Final = 1 << 5
-SECBIT_NO_CAP_AMBIENT_RAISE: Final = 1 << 6
-SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED: Final = 1 << 7
-SECURE_ALL_BITS: Final = SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS | SECBIT_NO_CAP_AMBIENT_RAISE
-SECURE_ALL_LOCKS: Final = SECURE_ALL_BITS << 1
 
 
 class Credentials:

@@ -326,7 +326,7 @@ def exit_robust_list(task: Task) -> None:
     Called while the address space is still there. A list that is broken or too long is followed as far as it goes.
     """
     task.kernel.expando.get(FutexTable).release_pi_locks(task)
-    head, length = task.robust_list
+    head, _length = task.robust_list
     if not head:
         return
     task.robust_list = (0, 0)

@@ -2,8 +2,8 @@
 
 """Ioctl request numbers of terminals, files, block devices (man 2 ioctl_tty).
 
-From stddef.h, linux/types.h, asm/termbits.h, asm/ioctls.h, asm/termios.h, linux/fs.h, linux/kd.h, linux/vt.h,
-linux/fd.h, linux/hdreg.h, linux/loop.h, linux/random.h, linux/rtc.h, linux/nsfs.h, linux/cdrom.h.
+From stddef.h, linux/types.h, asm/termbits.h, asm/ioctls.h, asm/termios.h, linux/fs.h, linux/fiemap.h, linux/kd.h,
+linux/vt.h, linux/fd.h, linux/hdreg.h, linux/loop.h, linux/random.h, linux/rtc.h, linux/nsfs.h, linux/cdrom.h.
 """
 
 from typing import Final
@@ -254,6 +254,7 @@ FS_IOC_GET_ENCRYPTION_NONCE: Final = 0x8010661b
 FS_IOC_FSGETXATTR: Final = 0x801c581f
 FS_IOC_GETFSLABEL: Final = 0x81009431
 FS_IOC_GET_ENCRYPTION_POLICY_EX: Final = 0xc0096616
+FS_IOC_FIEMAP: Final = 0xc020660b
 FS_IOC_REMOVE_ENCRYPTION_KEY: Final = 0xc0406618
 FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS: Final = 0xc0406619
 FS_IOC_ADD_ENCRYPTION_KEY: Final = 0xc0506617
