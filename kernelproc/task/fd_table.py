@@ -66,6 +66,14 @@ class FdTable:
             self._cloexec.add(fd)
         return fd
 
+    def install_new(self, file: FileObject, cloexec: bool = False) -> int:
+        """``install`` for a description that nobody else holds: it is closed when there is no number for it. Errors: EMFILE."""
+        file.references += 1
+        try:
+            return self.install(file, cloexec)
+        finally:
+            file.release()
+
     def install_at(self, fd: int, file: FileObject, cloexec: bool = False, task: Task | None = None) -> None:
         """Make ``fd`` mean ``file``, as dup2 does; what it meant before is closed. Errors: EBADF for a number that can't be."""
         if fd < 0 or fd >= self.limit_source.soft(RLIMIT_NOFILE):

@@ -95,6 +95,10 @@ class FileOps:
     def mapped(self, file: FileObject, length: int, offset: int) -> None:
         """A map of the file was made (for accounting and atime)."""
 
+    def complete_open(self, file: FileObject) -> Awaitable[None] | None:
+        """What open(2) must still await after making the description (a fifo's other end); if that is interrupted, the caller releases the file."""
+        return None
+
     def fsync(self, file: FileObject, data_only: bool) -> Result:
         """Make the file durable. EINVAL for objects without storage."""
         return -EINVAL
@@ -165,6 +169,10 @@ class FsNodeOps:
     def follow(self, node: FsNode, task: Task) -> Any:
         """Magic links of /proc: a NamespaceNode to jump to, or None to walk ``readlink``."""
         return None
+
+    def dynamic_name(self, node: FsNode) -> bytes:
+        """What /proc/PID/fd shows for a file that was not opened by name: ``pipe:[ino]``, ``socket:[ino]``, ``anon_inode:[eventfd]``."""
+        return b"%s:[%d]" % (node.fs.ops.name, node.ino)
 
     def truncate(self, node: FsNode, length: int) -> None:
         """Set the size. Permission, RLIMIT_FSIZE and seals of the description were checked by the caller."""

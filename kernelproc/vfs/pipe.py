@@ -1,0 +1,340 @@
+"""Pipes and fifos: ``man 7 pipe`` with Linux's accounting.
+
+A Linux pipe is a ring of *slots*, each one page; a write of part of a page may be merged into the last page. That rule decides
+how much fits, what is atomic (up to PIPE_BUF) and what splice moves, so it is kept here, but a run of pages that one write filled
+is held as one piece of bytes. Each piece begins at a page boundary: the slots it holds follow from its two ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, ClassVar
+
+from polynix.addrspace._usercopy import UserAddress
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
+from polynix.kernelproc.uapi.errno import EAGAIN, EBUSY, EINVAL, ENXIO, EPERM, EPIPE
+from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, O_ACCMODE, O_DIRECT, O_NONBLOCK, O_RDONLY, O_RDWR,
+O_WRONLY
+from polynix.kernelproc.uapi.ioctls import FIONREAD
+from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from polynix.kernelproc.uapi.stat import S_IFIFO
+from polynix.kernelproc.vfs.anon import AnonFileSystems
+from polynix.kernelproc.vfs.file_object import FileObject
+from polynix.kernelproc.vfs.fs_node import FsNode
+from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps
+from polynix.kernelproc.wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.kernel import Kernel
+    from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.vfs.buffers import InputBuffer, OutputBuffer
+    from polynix.kernelproc.vfs.ops import Result
+
+PAGE_SIZE = 4096
+PAGE_MASK = PAGE_SIZE - 1
+DEFAULT_SLOTS = 16
+PIPE_MAX_SIZE = 1 << 20  # /proc/sys/fs/pipe-max-size
+
+IN = POLLIN | POLLRDNORM
+OUT = POLLOUT | POLLWRNORM
+ENDS = IN | OUT | POLLERR | POLLHUP
+OPENED = 1 << 24  # no POLL bit: a fifo's end was opened, for those who wait in their own open
+
+
+class PipeBuffer:
+    """Bytes in consecutive slots; ``start`` is how far they have been read. ``data[0]`` stands at a page boundary."""
+
+    __slots__ = ("data", "mergeable", "packet", "start")
+
+    def __init__(self, data: bytes | bytearray, packet: bool = False, mergeable: bool = True) -> None:
+        self.data = data
+        self.start = 0
+        self.packet = packet
+        self.mergeable = mergeable  # the last page may take more bytes
+
+    @property
+    def slots(self) -> int:
+        return ((len(self.data) + PAGE_MASK) >> 12) - (self.start >> 12)
+
+
+class Pipe:
+    """What both ends share (``struct pipe_inode_info``)."""
+
+    __slots__ = ("buffers", "max_slots", "queue", "reader_opens", "readers", "used", "writer_opens", "writers")
+
+    def __init__(self) -> None:
+        self.buffers: deque[PipeBuffer] = deque()
+        self.used = 0  # slots
+        self.max_slots = DEFAULT_SLOTS
+        self.readers = 0
+        self.writers = 0
+        self.reader_opens = 0  # opens for reading there ever were: what a fifo's other end waits for
+        self.writer_opens = 0
+        self.queue = WaitQueue()
+
+    @property
+    def length(self) -> int:
+        """Unread bytes."""
+        return sum(len(buffer.data) - buffer.start for buffer in self.buffers)
+
+    @property
+    def free_slots(self) -> int:
+        return self.max_slots - self.used
+
+    # -- data ------------------------------------------------------------------------------------------------------------
+
+    def read(self, out: OutputBuffer) -> int:
+        """Move bytes out, over as many buffers as it takes but never past a packet."""
+        buffers = self.buffers
+        want = out.remaining
+        if not want:
+            return 0
+        if not buffers:
+            return -EAGAIN if self.writers else 0
+        was_full = self.used >= self.max_slots
+        total = 0
+        try:
+            while True:
+                buffer = buffers[0]
+                data = buffer.data
+                start = buffer.start
+                size = len(data) - start
+                if size <= want:
+                    done = out.write(memoryview(data)[start:] if start else data)
+                else:
+                    done = out.write(memoryview(data)[start : start + want])
+                total += done
+                if done == size or (buffer.packet and done == want):
+                    del buffers[0]
+                    self.used -= ((len(data) + PAGE_MASK) >> 12) - (start >> 12)
+                else:
+                    buffer.start = start + done
+                    self.used -= (start + done >> 12) - (start >> 12)
+                want -= done
+                if not want or buffer.packet or not buffers or done < size:
+                    break
+        except Errno:
+            if not total:
+                raise
+        if was_full and self.used < self.max_slots:
+            self.queue.notify(OUT)
+        return total
+
+    def write(self, data: InputBuffer, packets: bool = False) -> int:
+        """Take what fits of ``data``; -EAGAIN when that is nothing. Up to a page goes in whole or not at all."""
+        count = data.remaining
+        if not count:
+            return 0
+        if not self.readers:
+            return -EPIPE
+        buffers = self.buffers
+        taken = 0
+        if buffers:
+            part = count & PAGE_MASK
+            last = buffers[-1]
+            if part and last.mergeable and part <= -len(last.data) & PAGE_MASK:
+                piece = data.read(part)
+                if type(last.data) is bytes:
+                    last.data = bytearray(last.data)
+                last.data += piece
+                taken = len(piece)
+                if taken < part or taken == count:
+                    self.queue.notify(IN)
+                    return taken
+        free = self.max_slots - self.used
+        if free > 0:
+            if packets:
+                taken += self._write_packets(data, free)
+            else:
+                try:
+                    piece = data.read(free << 12)
+                except Errno:
+                    if not taken:
+                        raise
+                    piece = b""
+                if piece:
+                    buffers.append(PipeBuffer(piece))
+                    self.used += (len(piece) + PAGE_MASK) >> 12
+                    taken += len(piece)
+        if not taken:
+            return -EAGAIN
+        self.queue.notify(IN)
+        return taken
+
+    def _write_packets(self, data: InputBuffer, free: int) -> int:
+        taken = 0
+        try:
+            while free and data.remaining:
+                piece = data.read(PAGE_SIZE)
+                self.buffers.append(PipeBuffer(piece, True, False))
+                self.used += 1
+                free -= 1
+                taken += len(piece)
+        except Errno:
+            if not taken:
+                raise
+        return taken
+
+    def resize(self, task: Task, size: int) -> int:
+        """F_SETPIPE_SZ: capacity rounded up to a power of two of pages. Errors: EINVAL, EPERM, EBUSY (more is in use)."""
+        if size > 1 << 31:
+            raise Errno(EINVAL)
+        slots = 1 << max(0, (size - 1) >> 12).bit_length()
+        if slots > self.max_slots and slots * PAGE_SIZE > PIPE_MAX_SIZE and not task.credentials.has_capability(CAP_SYS_RESOURCE):
+            raise Errno(EPERM)
+        if slots < self.used:
+            raise Errno(EBUSY)
+        grown = self.used >= self.max_slots
+        self.max_slots = slots
+        if grown and self.used < slots:
+            self.queue.notify(OUT)
+        return slots * PAGE_SIZE
+
+    # -- ends ------------------------------------------------------------------------------------------------------------
+
+    def add_end(self, access: int) -> None:
+        """Count an opened end (``access`` is O_RDONLY, O_WRONLY or O_RDWR)."""
+        if access != O_WRONLY:
+            self.readers += 1
+            self.reader_opens += 1
+        if access != O_RDONLY:
+            self.writers += 1
+            self.writer_opens += 1
+
+    def remove_end(self, access: int) -> None:
+        """An end was closed; those who stay hear of it when it was the last of its kind."""
+        if access != O_WRONLY:
+            self.readers -= 1
+        if access != O_RDONLY:
+            self.writers -= 1
+        if not self.readers and not self.writers:
+            self.buffers.clear()
+            self.used = 0
+        elif not self.readers or not self.writers:
+            self.queue.notify(ENDS)
+
+
+class PipeOps(FileOps):
+    """One open end. A fifo opened for reading with O_NONBLOCK shows no hang-up until a writer has come and gone."""
+
+    seekable = False
+    always_ready = False
+    whole_writes: ClassVar[bool] = True
+
+    def __init__(self, pipe: Pipe, access: int) -> None:
+        self.pipe = pipe
+        self.access = access
+        self.opens_seen = -1  # writer_opens at a non-blocking open without writers; -1: show every hang-up
+        self.awaited: tuple[int, int] | None = None  # (reader, writer) opens before ours, while we await the other end
+        pipe.add_end(access)
+
+    def read(self, file: FileObject, offset: int, out: OutputBuffer) -> int:
+        return self.pipe.read(out)
+
+    def write(self, file: FileObject, offset: int, data: InputBuffer) -> int:
+        return self.pipe.write(data, bool(file.flags & O_DIRECT))
+
+    def query_events(self, file: FileObject) -> int:
+        pipe = self.pipe
+        events = 0
+        if self.access != O_WRONLY:
+            if pipe.buffers:
+                events = IN
+            if not pipe.writers and pipe.writer_opens != self.opens_seen:
+                events |= POLLHUP
+        if self.access != O_RDONLY:
+            if pipe.used < pipe.max_slots:
+                events |= OUT
+            if not pipe.readers:
+                events |= POLLERR
+        return events
+
+    def wait_queue(self, file: FileObject) -> WaitQueue:
+        return self.pipe.queue
+
+    def ioctl(self, file: FileObject, task: Task, request: int, argument: int) -> Result:
+        if request == FIONREAD:
+            task.user.store_u32(UserAddress(argument), self.pipe.length)
+            return 0
+        return super().ioctl(file, task, request, argument)
+
+    def fcntl(self, file: FileObject, task: Task, command: int, argument: int) -> Result:
+        if command == F_GETPIPE_SZ:
+            return self.pipe.max_slots * PAGE_SIZE
+        if command == F_SETPIPE_SZ:
+            return self.pipe.resize(task, argument & 0xFFFFFFFF)
+        return super().fcntl(file, task, command, argument)
+
+    def complete_open(self, file: FileObject) -> Awaitable[None] | None:
+        return self._await_partner() if self.awaited is not None else None
+
+    async def _await_partner(self) -> None:
+        assert self.awaited is not None
+        pipe = self.pipe
+        readers, writers = self.awaited
+        while pipe.writer_opens == writers if self.access == O_RDONLY else pipe.reader_opens == readers:
+            await pipe.queue.wait(OPENED)
+        self.awaited = None
+
+    def close(self, file: FileObject) -> None:
+        self.pipe.remove_end(self.access)
+
+
+def fifo_ops(node: FsNode, flags: int) -> PipeOps:
+    """Open a fifo's node (``man 7 fifo``).
+
+    The caller then awaits ``complete_open``. Errors: ENXIO (O_WRONLY|O_NONBLOCK and no reader).
+    """
+    pipe: Pipe = node.slot(Pipe, Pipe)
+    access = flags & O_ACCMODE
+    nonblocking = flags & O_NONBLOCK
+    if access == O_WRONLY and nonblocking and not pipe.readers:
+        raise Errno(ENXIO)
+    before = pipe.reader_opens, pipe.writer_opens
+    ops = PipeOps(pipe, access)
+    if access == O_RDONLY and not pipe.writers:
+        if nonblocking:
+            ops.opens_seen = pipe.writer_opens
+        else:
+            ops.awaited = before
+    elif access == O_WRONLY and not pipe.readers:
+        ops.awaited = before
+    pipe.queue.notify(OPENED)
+    return ops
+
+
+class PipeNodeOps(FsNodeOps):
+    """The node of pipe(2); opening it again through /proc/PID/fd gives another end, and never waits."""
+
+    def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:
+        pipe: Pipe = node.slot(Pipe, Pipe)
+        return PipeOps(pipe, flags & O_ACCMODE)
+
+    def dynamic_name(self, node: FsNode) -> bytes:
+        return b"pipe:[%d]" % node.ino
+
+
+_pipe_node_ops = PipeNodeOps()
+
+
+def new_pipe(kernel: Kernel, flags: int = 0, uid: int = 0, gid: int = 0) -> tuple[FileObject, FileObject]:
+    """pipe2: (reading end, writing end). ``flags`` may hold O_NONBLOCK and O_DIRECT."""
+    fs = kernel.expando.get(AnonFileSystems).pipes
+    node = FsNode(fs, fs.new_ino(), S_IFIFO | 0o600, _pipe_node_ops, uid=uid, gid=gid)
+    pipe: Pipe = node.slot(Pipe, Pipe)
+    status = flags & (O_NONBLOCK | O_DIRECT)
+    return (
+        FileObject(PipeOps(pipe, O_RDONLY), node, O_RDONLY | (flags & O_NONBLOCK)),
+        FileObject(PipeOps(pipe, O_WRONLY), node, O_WRONLY | status),
+    )
+
+
+def pipe_of(file: FileObject) -> Pipe | None:
+    """The pipe behind a description, for splice; None for other files."""
+    ops = file.ops
+    return ops.pipe if isinstance(ops, PipeOps) else None
+
+
+__all__ = ["OUT", "IN", "O_RDWR", "Pipe", "PipeBuffer", "PipeOps", "fifo_ops", "new_pipe", "pipe_of"]
