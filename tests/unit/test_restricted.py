@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import select
 import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +21,12 @@ from restricted_guests import (
     DATA,
     MAP_FIXED,
     MAP_PRIVATE,
+    MAP_SHARED,
     PROT_READ,
+    PROT_WRITE,
+    SECOND,
+    SPIN,
+    SYS_CLOSE,
     SYS_MMAP,
     SYS_MPROTECT,
     SYS_MUNMAP,
@@ -164,3 +176,241 @@ def test_full_batch_raises(machine: Machine) -> None:
     guest.slot.resume(report_back=True)
     assert machine.next(guest.slot) == restricted.BATCH
     assert guest.slot.batch_results() == [0] * restricted.BATCH_CAPACITY
+
+
+def test_received_descriptors_live_for_one_batch(machine: Machine, tmp_path: Path) -> None:
+    guest = machine.guest("syscall; mov al, [0x400000]; mov ah, [0x401000]; syscall; jmp $")
+    guest.next_syscall()
+    (tmp_path / "a").write_bytes(b"a" * 0x2000)
+    (tmp_path / "b").write_bytes(b"b" * 0x2000)
+    with open(tmp_path / "a", "rb") as a, open(tmp_path / "b", "rb") as b:
+        guest.stub.send_fds([a.fileno(), b.fileno()])
+    first = restricted.FIRST_INSTALLED_FD
+    guest.slot.push_recv_fds(2)
+    guest.slot.push(SYS_MMAP, 0x400000, 0x1000, PROT_READ, MAP_PRIVATE | MAP_FIXED, first + 1, 0x1000)
+    guest.slot.push(SYS_MMAP, 0x401000, 0x1000, PROT_READ, MAP_SHARED | MAP_FIXED, first, 0x1000)
+    guest.slot.push(SYS_CLOSE, first)
+    guest.slot.resume_syscall(0)
+    guest.next_syscall()
+    assert guest.slot.ax & 0xFFFF == int.from_bytes(b"ba", "little")
+    assert sorted(map(int, os.listdir(f"/proc/{guest.stub.pid}/fd"))) == list(range(first))
+    guest.slot.push(SYS_MMAP, 0x400000, 0x1000, PROT_READ, MAP_SHARED | MAP_FIXED, first, 0)
+    guest.slot.resume()
+    assert machine.next(guest.slot) == restricted.BATCH
+    assert guest.slot.batch_results() == [-errno.EBADF]
+
+
+def test_descriptor_bounds_rights(machine: Machine, tmp_path: Path) -> None:
+    guest = machine.guest("syscall")
+    guest.next_syscall()
+    (tmp_path / "a").write_bytes(b"a" * 0x1000)
+    with open(tmp_path / "a", "rb") as a:
+        guest.stub.send_fds([a.fileno()])
+    guest.slot.push_recv_fds(1)
+    guest.slot.push(SYS_MMAP, 0x400000, 0x1000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, restricted.FIRST_INSTALLED_FD, 0)
+    guest.slot.resume()
+    assert machine.next(guest.slot) == restricted.BATCH
+    assert guest.slot.batch_results() == [1, -errno.EACCES]
+    assert guest.slot.batch_done == 1
+    assert sorted(map(int, os.listdir(f"/proc/{guest.stub.pid}/fd"))) == list(range(restricted.FIRST_INSTALLED_FD))
+
+
+def test_messages_go_to_their_batches(machine: Machine, tmp_path: Path) -> None:
+    """Two batches at once, resumed in the other order than their messages were sent."""
+    guest = machine.guest("syscall; mov rbx, [rdi]; syscall; jmp $")
+    guest.next_syscall()
+    child = guest.stub.slot(1)
+    child.load_frame(guest.slot.save_frame())
+    guest.slot.push_clone(child, 0)
+    guest.slot.resume(report_back=True)
+    while not child.held or not guest.slot.held:
+        machine.wait()
+    for index, slot in enumerate((guest.slot, child)):
+        (tmp_path / str(index)).write_bytes(bytes([65 + index]) * 8)
+        with open(tmp_path / str(index), "rb") as file:
+            guest.stub.send_fds([file.fileno()])
+        address = 0x400000 + index * 0x1000
+        slot.push_recv_fds(1)
+        slot.push(SYS_MMAP, address, 0x1000, PROT_READ, MAP_PRIVATE | MAP_FIXED, restricted.FIRST_INSTALLED_FD, 0)
+        slot.set_register(restricted.REG_RDI, address)
+    child.resume()
+    time.sleep(0.01)
+    guest.slot.resume()
+    while not child.held or not guest.slot.held:
+        machine.wait()
+    values = [slot.registers()[restricted.REG_RBX].to_bytes(8, "little") for slot in (guest.slot, child)]
+    assert values == [b"A" * 8, b"B" * 8]
+
+
+def test_vdso_works_in_the_guest(machine: Machine, tmp_path: Path) -> None:
+    address = vdso_symbol(machine, "__vdso_clock_gettime")
+    guest = machine.guest(f"mov edi, 1; mov esi, {DATA:#x}; mov rax, {address:#x}; call rax; syscall; jmp $")
+    assert guest.next_syscall()[0] == 0
+    seconds, nanoseconds = struct.unpack("<QQ", guest.read(DATA, 16))
+    assert abs(time.monotonic() - (seconds + nanoseconds / 1e9)) < 5
+
+
+def vdso_symbol(machine: Machine, name: str) -> int:
+    """Address in a stub of a function of the vdso, read from this process's own vdso."""
+    if not machine.monitor.vdso_address:
+        pytest.skip("no vdso on this host")
+    with open("/proc/self/maps") as maps:
+        begin, end = (int(part, 16) for line in maps if line.endswith("[vdso]\n") for part in line.split()[0].split("-"))
+    with open("/proc/self/mem", "rb") as memory:
+        memory.seek(begin)
+        image = memory.read(end - begin)
+    sections, count = struct.unpack_from("<Q", image, 40)[0], struct.unpack_from("<H", image, 60)[0]
+    headers = [struct.unpack_from("<IIQQQQIIQQ", image, sections + 64 * index) for index in range(count)]
+    symbols = next(header for header in headers if header[1] == 11)
+    strings = headers[symbols[6]][4]
+    for offset in range(symbols[4], symbols[4] + symbols[5], 24):
+        name_offset, _, _, _, value, _ = struct.unpack_from("<IBBHQQ", image, offset)
+        if image[strings + name_offset :].split(b"\0", 1)[0] == name.encode():
+            return machine.monitor.vdso_address + int(value)
+    raise AssertionError(name)
+
+
+def test_nothing_of_the_host_is_left_in_a_stub(machine: Machine) -> None:
+    guest = machine.guest("syscall")
+    guest.next_syscall()
+    ranges = [line.split()[0].split("-") for line in Path(f"/proc/{guest.stub.pid}/maps").read_text().splitlines()]
+    starts = {int(begin, 16) >> 32 for begin, _ in ranges if int(begin, 16) >= restricted.GUEST_LIMIT}
+    assert starts <= {base >> 32 for base in (restricted.STUB_TEXT, restricted.VDSO_BASE, restricted.KERNEL_PAGE)} | {
+        restricted.CONTROL_BASE >> 32,
+        0xFFFFFFFF,
+    }
+    assert os.getsid(guest.stub.pid) == guest.stub.pid
+    assert Path(f"/proc/{guest.stub.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_death_of_a_stub_is_seen(machine: Machine) -> None:
+    guest = machine.guest("jmp $")
+    machine.monitor.watch(guest.stub.pidfd, select.EPOLLIN, 4711)
+    assert guest.stub.reap() is None
+    os.kill(guest.stub.pid, signal.SIGKILL)
+    assert machine.monitor.wait(5 * SECOND, 0) == ([], [(4711, select.EPOLLIN)])
+    assert guest.status() == signal.SIGKILL
+    assert not guest.slot.kick()
+
+
+def test_wait_watches_descriptors_and_times_out(machine: Machine) -> None:
+    begin = time.monotonic()
+    assert machine.monitor.wait(20_000_000, SPIN) == ([], [])
+    assert 0.02 <= time.monotonic() - begin < 1
+    reader, writer = os.pipe()
+    machine.monitor.watch(reader, select.EPOLLIN, 7)
+    os.write(writer, b"x")
+    assert machine.monitor.wait(-1, 0) == ([], [(7, select.EPOLLIN)])
+    machine.monitor.modify(reader, select.EPOLLIN | select.EPOLLET, 8)
+    assert machine.monitor.wait(0, 0) == ([], [(8, select.EPOLLIN)])
+    assert machine.monitor.wait(0, 0) == ([], [])
+    machine.monitor.unwatch(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_busy_guests_do_not_hide_descriptors(machine: Machine) -> None:
+    guest = machine.guest(GETPPID_LOOP)
+    reader, writer = os.pipe()
+    machine.monitor.watch(reader, select.EPOLLIN, 7)
+    guest.next_syscall()
+    guest.slot.resume_syscall(0)
+    os.write(writer, b"x")
+    for _ in range(10000):
+        slots, events = machine.monitor.wait(SECOND, SPIN)
+        if events:
+            break
+        for slot in slots:
+            slot.resume_syscall(0)
+    assert events == [(7, select.EPOLLIN)]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_wake_from_another_thread(machine: Machine) -> None:
+    machine.guest("jmp $")
+    timer = threading.Timer(0.02, machine.monitor.wake)
+    timer.start()
+    assert machine.monitor.wait(-1, 0) == ([], [])
+    timer.join()
+
+
+def test_python_signals_interrupt_wait(machine: Machine) -> None:
+    def handler(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            machine.monitor.wait(-1, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_spawn_wants_the_main_thread(machine: Machine) -> None:
+    errors: list[BaseException] = []
+
+    def spawn() -> None:
+        try:
+            machine.monitor.spawn(0)
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=spawn)
+    thread.start()
+    thread.join()
+    assert errors
+
+
+def test_a_sleeping_stub_is_woken_and_a_spinning_one_needs_no_wake(machine: Machine) -> None:
+    guest = machine.guest(GETPPID_LOOP)
+    for pause in (0, 0, 0.001, 0.001, 0):
+        guest.next_syscall()
+        time.sleep(pause)
+        guest.slot.resume_syscall(0)
+
+
+def test_stub_of_another_user() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with Machine(uid=65534) as machine:
+        guest = machine.guest(GETPPID_LOOP)
+        guest.next_syscall()
+        status = Path(f"/proc/{guest.stub.pid}/status").read_text()
+        assert "Uid:\t65534\t65534\t65534\t65534" in status and "Groups:\t \n" in status
+        assert "CapPrm:\t0000000000000000" in status and "NoNewPrivs:\t1" in status and "Seccomp_filters:\t2" in status
+
+
+@pytest.mark.parametrize("uid", [-1, 65534])
+def test_death_of_the_kernel_kills_its_stubs(uid: int) -> None:
+    if uid >= 0 and os.geteuid() != 0:
+        pytest.skip("needs root")
+    program = f"""
+    import sys, time
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from restricted_guests import Machine
+    machine = Machine(uid={uid})
+    guests = [machine.guest("jmp $") for _ in range(3)]
+    guests.append(machine.guest("hlt", start=False))
+    print(*(guest.stub.pid for guest in guests), flush=True)
+    time.sleep(60)
+    """
+    kernel = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
+    assert kernel.stdout is not None
+    pids = [int(word) for word in kernel.stdout.readline().split()]
+    assert len(pids) == 4
+    kernel.kill()
+    kernel.wait()
+    kernel.stdout.close()
+    deadline = time.monotonic() + 2
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
