@@ -1,28 +1,26 @@
-"""Job control stops: holding the threads of a group, letting them go, and what becomes of orphaned process groups."""
+"""Job control stops: holding the threads of a group, and letting them go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.signals import send
-from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.signals.wake import offer_pending, wake_task
-from polynix.kernelproc.uapi.signal import CLD_STOPPED, SIGCONT, SIGHUP
+from polynix.kernelproc.uapi.signal import CLD_STOPPED
 
 if TYPE_CHECKING:
-    from polynix.kernelproc.task.process_group import ProcessGroup
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
 
-def begin_group_stop(group: ThreadGroup, signo: int) -> None:
-    """A stop signal took its default action: every thread is to hold on its way back to guest code; the parent hears when the last one does."""
+def begin_group_stop(group: ThreadGroup, signo: int, current: Task) -> None:
+    """A stop signal took its default action in ``current``: every thread is to hold on its way back to guest code; the parent hears of the last one."""
     group.signals.stop_notice = signo
     for task in group.tasks.values():
         if not task.exited and not task.stopped:
             task.signals.stop_pending = True
-            wake_task(task)
+            if task is not current:
+                wake_task(task)
 
 
 def hold_task(task: Task, result: int | None) -> None:
@@ -60,24 +58,3 @@ def task_exited(task: Task) -> None:
         task.signals.stop_pending = False
         if any(not other.exited for other in group.tasks.values()):
             _finish_stop(group)
-
-
-def _has_stopped_member(process_group: ProcessGroup) -> bool:
-    return any(member.stopped_by for member in process_group.members)
-
-
-def hang_up_if_orphaned(process_group: ProcessGroup) -> None:
-    """POSIX: a process group that becomes orphaned with a stopped member gets SIGHUP and SIGCONT."""
-    if _has_stopped_member(process_group) and process_group.is_orphaned():
-        send.send_to_process_group(process_group, SigInfo(SIGHUP))
-        send.send_to_process_group(process_group, SigInfo(SIGCONT))
-
-
-def group_exited(group: ThreadGroup, former_children: Iterable[ThreadGroup]) -> None:
-    """After ``group`` was marked exited and its children went to their reaper: the process groups that this orphaned."""
-    parent = group.parent
-    if parent is not None and parent.process_group is not group.process_group and parent.process_group.session is group.process_group.session:
-        hang_up_if_orphaned(group.process_group)
-    for process_group in {child.process_group for child in former_children}:
-        if process_group is not group.process_group and process_group.session is group.process_group.session:
-            hang_up_if_orphaned(process_group)

@@ -33,6 +33,7 @@ from polynix.kernelproc.uapi.signal import (
     SI_USER,
     SIGCHLD,
     SIGCONT,
+    SIGHUP,
     SIGKILL,
 )
 
@@ -195,10 +196,9 @@ def flush_task(task: Task) -> None:
 
 
 def flush_group(group: ThreadGroup) -> None:
-    """A dead group's pending signals go with it, and its timers."""
+    """A dead group's pending signals go with it."""
     for info in group.signals.pending.flush(-1):
         uncharge(group.kernel, info)
-    group.signals.release()
 
 
 def dequeue_signal(task: Task, mask: int) -> SigInfo | None:
@@ -283,6 +283,20 @@ def notify_parent_of_exit(group: ThreadGroup) -> bool:
     return auto_reap
 
 
+def hang_up_orphaned_group(process_group: ProcessGroup) -> None:
+    """POSIX: a process group that has become orphaned with a stopped member gets SIGHUP and SIGCONT."""
+    if any(member.stopped_by for member in process_group.members):
+        send_to_process_group(process_group, SigInfo(SIGHUP))
+        send_to_process_group(process_group, SigInfo(SIGCONT))
+
+
+def parent_died(child: ThreadGroup) -> None:
+    """The parent of ``child`` ended: what its threads asked for by PR_SET_PDEATHSIG."""
+    for task in list(child.tasks.values()):
+        if task.death_signal:
+            _send(child, None, SigInfo(task.death_signal, SI_USER, pid=child.parent.pid if child.parent is not None else 0))
+
+
 def _child_info(group: ThreadGroup, signo: int, code: int, status: int) -> SigInfo:
     user_ns, system_ns = group_cpu_time(group)
     return SigInfo(
@@ -307,10 +321,12 @@ __all__ = [
     "flush_group",
     "flush_task",
     "force_signal",
+    "hang_up_orphaned_group",
     "kick",
     "notify_parent_of_exit",
     "notify_parent_of_state",
     "offer_pending",
+    "parent_died",
     "pending_count",
     "recalculate_attention",
     "send_to_group",

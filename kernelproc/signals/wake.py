@@ -26,7 +26,7 @@ def wake_task(task: Task) -> None:
     routine = task.routine
     if routine is not None:
         task.kernel.engine.interrupt(routine)
-    elif not task.in_syscall:
+    elif not task.in_syscall and task is not task.kernel.loop.current:
         kick(task)
 
 
