@@ -39,9 +39,11 @@ _INTERRUPTED = (*_AGAIN, -ERESTART_RESTARTBLOCK, -EINTR)
 
 
 def prepare_return(task: Task, result: int | None) -> bool:
-    """Settle everything that waits for ``task``; ``result`` is its system call's return value, or None when its registers are complete.
+    """Settle everything that waits for ``task``; ``result`` is its system call's return value, or None when its registers are
+    complete.
 
-    True: the registers are ready, resume it. False: it must not run; it is held by a stop (and comes back through ``loop.return_to_user``), or its group ends.
+    True: the registers are ready, resume it. False: it must not run; it is held by a stop (and comes back through
+    ``loop.return_to_user``), or its group ends.
     """
     state, group = task.signals, task.group
     task.attention = False  # whatever comes from here on sets it again

@@ -1,8 +1,8 @@
 """The signal frame on the guest's stack: built before a handler, taken apart by rt_sigreturn.
 
-It is x86-64's ``struct rt_sigframe`` to the bit: return address (the C library's restorer), ucontext, siginfo; above it, on a 64-byte boundary, the
-floating point and vector state as xsave lays it out, between FP_XSTATE_MAGIC1 and FP_XSTATE_MAGIC2. Programs look into it and change it: garbage
-collectors, debuggers, swapcontext.
+It is x86-64's ``struct rt_sigframe`` to the bit: return address (the C library's restorer), ucontext, siginfo; above it, on a
+64-byte boundary, the floating point and vector state as xsave lays it out, between FP_XSTATE_MAGIC1 and FP_XSTATE_MAGIC2.
+Programs look into it and change it: garbage collectors, debuggers, swapcontext.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _legacy_xstate(legacy: bytes, features: int) -> bytes:
 _INITIAL_XSTATE = _legacy_xstate(b"\x7f\x03".ljust(24, b"\0") + b"\x80\x1f\0\0\xff\xff\0\0".ljust(_LEGACY_SIZE - 24, b"\0"), 0)
 
 
-# -- alternate stacks -------------------------------------------------------------------------------------------------------------------------
+# -- alternate stacks ----------------------------------------------------------------------------------------------------
 
 
 def _within(stack: tuple[int, int, int], sp: int) -> bool:
@@ -97,7 +97,7 @@ def set_alternate_stack(task: Task, sp: int, base: int, flags: int, size: int) -
     return None
 
 
-# -- building ---------------------------------------------------------------------------------------------------------------------------------
+# -- building ------------------------------------------------------------------------------------------------------------
 
 
 def push_frame(task: Task, info: SigInfo, action: SignalAction, mask: int) -> bool:
@@ -125,7 +125,15 @@ def push_frame(task: Task, info: SigInfo, action: SignalAction, mask: int) -> bo
         registers[REG_OLDMASK - 2 : REG_OLDMASK] = info.error_code, info.trapno
     registers[REG_OLDMASK] = mask
     head = _FRAME.pack(
-        action.restorer, UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS, 0, stack[0], stack[1], stack[2], *registers, fpstate, mask
+        action.restorer,
+        UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS,
+        0,
+        stack[0],
+        stack[1],
+        stack[2],
+        *registers,
+        fpstate,
+        mask,
     )
     image = head + info.pack() if action.flags & SA_SIGINFO else head
     image = image.ljust(fpstate - frame, b"\0") + xstate
@@ -145,11 +153,14 @@ def push_frame(task: Task, info: SigInfo, action: SignalAction, mask: int) -> bo
     return True
 
 
-# -- taking apart -----------------------------------------------------------------------------------------------------------------------------
+# -- taking apart --------------------------------------------------------------------------------------------------------
 
 
 def pop_frame(task: Task) -> int | None:
-    """rt_sigreturn: registers, vector state and alternate stack from the frame at the stack pointer. Returns the signal mask to restore, None for a bad frame."""
+    """rt_sigreturn: registers, vector state and alternate stack from the frame at the stack pointer.
+
+    Returns the signal mask to restore, None for a bad frame.
+    """
     slot = task.slot
     assert slot is not None
     user = task.user

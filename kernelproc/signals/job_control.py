@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def begin_group_stop(group: ThreadGroup, signo: int, current: Task) -> None:
-    """A stop signal took its default action in ``current``: every thread is to hold on its way back to guest code; the parent hears of the last one."""
+    """A stop signal took its default action in ``current``: every thread is to hold on its way back to guest code; the parent
+    hears of the last one.
+    """
     group.signals.stop_notice = signo
     for task in group.tasks.values():
         if not task.exited and not task.stopped:
@@ -50,7 +52,9 @@ def _finish_stop(group: ThreadGroup) -> None:
 
 
 def task_exited(task: Task) -> None:
-    """``task`` (already marked exited) leaves its group: siblings take over what it would have, and a stop no longer waits for it."""
+    """``task`` (already marked exited) leaves its group: siblings take over what it would have, and a stop no longer waits for
+    it.
+    """
     send.flush_task(task)
     group = task.group
     offer_pending(group, ~task.signals.mask, task)

@@ -1,6 +1,7 @@
 """Sending signals: to a task, a process, a process group, a parent (Linux's kernel/signal.c, the sending half).
 
-Nothing here blocks or fails for a kernel sender. ``QUEUED`` also stands for signals that took effect at once, and for standard ones that were pending already.
+Nothing here blocks or fails for a kernel sender. ``QUEUED`` also stands for signals that took effect at once, and for standard
+ones that were pending already.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def send_to_process_group(process_group: ProcessGroup, info: SigInfo) -> None:
 
 
 def force_signal(task: Task, info: SigInfo) -> None:
-    """A signal that ``task`` must not miss, for a fault of its own: blocked or ignored, it takes the default action (Linux's ``force_sig_info``)."""
+    """A signal that ``task`` must not miss, for a fault of its own: blocked or ignored, it takes the default action (Linux's
+    ``force_sig_info``).
+    """
     state, signo = task.signals, info.signo
     action = state.actions.get(signo)
     blocked = bool(state.mask & bit(signo))
@@ -110,7 +113,9 @@ def _send(group: ThreadGroup, task: Task | None, info: SigInfo) -> int:
     if signo < SIGRTMIN and pending.mask & bit(signo):
         return QUEUED
     receiver = _choose_receiver(group, signo) if task is None else (None if task.signals.mask & bit(signo) else task)
-    if signo == SIGKILL or (receiver is not None and receiver.signals.actions.is_fatal(signo) and not receiver.signals.real_blocked & bit(signo)):
+    if signo == SIGKILL or (
+        receiver is not None and receiver.signals.actions.is_fatal(signo) and not receiver.signals.real_blocked & bit(signo)
+    ):
         from polynix.kernelproc.task.exit import begin_group_exit  # exit notifies parents through this module
 
         begin_group_exit(group, signo)
@@ -140,7 +145,9 @@ def _is_ignored(group: ThreadGroup, task: Task, info: SigInfo) -> bool:
 
 
 def _choose_receiver(group: ThreadGroup, signo: int) -> Task | None:
-    """The thread to wake for a signal of the process: the leader if it can take it, else the others in turn; idle ones before those that have work."""
+    """The thread to wake for a signal of the process: the leader if it can take it, else the others in turn; idle ones before
+    those that have work.
+    """
     blocked = bit(signo)
     leader = group.leader
     candidates = [task for task in group.tasks.values() if not task.exited and not task.signals.mask & blocked]
@@ -156,7 +163,10 @@ def _choose_receiver(group: ThreadGroup, signo: int) -> Task | None:
 
 
 def _charge(task: Task, info: SigInfo) -> bool:
-    """Count a queued signal; False when that is one too many. Standard signals from the kernel or kill always have a place, timers' have one of their own."""
+    """Count a queued signal; False when that is one too many.
+
+    Standard signals from the kernel or kill always have a place, timers' have one of their own.
+    """
     if info.timer is not None:
         return True
     uid = task.credentials.uid
@@ -260,7 +270,10 @@ def notify_parent_of_state(group: ThreadGroup, code: int, status: int) -> None:
 
 
 def notify_parent_of_exit(group: ThreadGroup) -> bool:
-    """The group became a zombie: send its exit signal. True when nobody is to wait for it (SIGCHLD ignored or SA_NOCLDWAIT): reap it at once."""
+    """The group became a zombie: send its exit signal.
+
+    True when nobody is to wait for it (SIGCHLD ignored or SA_NOCLDWAIT): reap it at once.
+    """
     parent = group.parent
     if parent is None:
         return True

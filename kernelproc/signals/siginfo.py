@@ -32,15 +32,17 @@ _NSIGPOLL = 6  # codes POLL_IN to POLL_HUP, which F_SETSIG may put into any sign
 
 
 class SigInfo:
-    """A signal number with its cause. Which fields mean something follows from ``signo`` and ``code`` (man 2 sigaction), see :attr:`layout`.
+    """A signal number with its cause.
 
-    ``value`` is the 64-bit sigval; ``utime`` and ``stime`` are in clock ticks; ``raw`` holds the 128 bytes that rt_sigqueueinfo was given, unchanged.
-    ``charged_uid`` is the user whose RLIMIT_SIGPENDING counts it while it is queued, or -1.
+    Which fields mean something follows from ``signo`` and ``code`` (man 2 sigaction), see :attr:`layout`.
+
+    ``value`` is the 64-bit sigval; ``utime`` and ``stime`` are in clock ticks; ``raw`` holds the 128 bytes that rt_sigqueueinfo
+    was given, unchanged. ``charged_uid`` is the user whose RLIMIT_SIGPENDING counts it while it is queued, or -1.
     """
 
     __slots__ = (
-        "addr", "addr_lsb", "arch", "band", "charged_uid", "code", "errno", "error_code", "fd", "overrun", "pid", "raw", "signo", "status", "stime",
-        "syscall", "timer", "timer_id", "trapno", "uid", "utime", "value",
+        "addr", "addr_lsb", "arch", "band", "charged_uid", "code", "errno", "error_code", "fd", "overrun", "pid", "raw", "signo",
+        "status", "stime", "syscall", "timer", "timer_id", "trapno", "uid", "utime", "value",
     )  # fmt: skip
 
     def __init__(
@@ -109,7 +111,7 @@ class SigInfo:
 
     @property
     def layout(self) -> str:
-        """Which member of siginfo's union is in use: kill, timer, poll, fault, sigchld, rt or sys (Linux's ``siginfo_layout``)."""
+        """Which member of siginfo's union is in use: kill, timer, poll, fault, sigchld, rt or sys (``siginfo_layout``)."""
         code, signo = self.code, self.signo
         if SI_USER < code < SI_KERNEL:
             if signo in _FAULTS:
@@ -153,7 +155,12 @@ class SigInfo:
             )
         if layout == "timer":
             return structs.siginfo_timer.pack(
-                si_signo=signo, si_errno=errno, si_code=code, si_timerid=self.timer_id, si_overrun=self.overrun, si_value=self.value
+                si_signo=signo,
+                si_errno=errno,
+                si_code=code,
+                si_timerid=self.timer_id,
+                si_overrun=self.overrun,
+                si_value=self.value,
             )
         if layout == "poll":
             return structs.siginfo_poll.pack(si_signo=signo, si_errno=errno, si_code=code, si_band=self.band, si_fd=self.fd)

@@ -185,8 +185,9 @@ class PendingSignals:
 class SignalState:
     """A task's own part: what is directed at it, and what it blocks.
 
-    ``saved_mask`` is set while a call such as rt_sigsuspend or ppoll has replaced the mask; ``delivery`` restores it. ``real_blocked`` is the
-    mask below the one that rt_sigtimedwait has put in place: the signals it waits for end the wait, and are neither ignored nor deadly meanwhile.
+    ``saved_mask`` is set while a call such as rt_sigsuspend or ppoll has replaced the mask; ``delivery`` restores it.
+    ``real_blocked`` is the mask below the one that rt_sigtimedwait has put in place: the signals it waits for end the wait, and
+    are neither ignored nor deadly meanwhile.
     """
 
     __slots__ = ("actions", "mask", "pending", "real_blocked", "saved_mask", "stop_pending", "stopped_result", "wait_queue")
@@ -206,7 +207,9 @@ class SignalState:
         return SignalState(actions, self.mask if self.saved_mask is None else self.saved_mask)
 
     def exec(self, task: Task) -> None:
-        """execve: dispositions of its own, reset; the alternate stack and the POSIX timers go, mask, pending signals and interval timers stay."""
+        """execve: dispositions of its own, reset; the alternate stack and the POSIX timers go, mask, pending signals and interval
+        timers stay.
+        """
         if self.actions.users > 1:
             self.actions.users -= 1
             self.actions = self.actions.fork()
@@ -232,7 +235,8 @@ class SignalState:
 class ProcessSignals:
     """A thread group's part: what is directed at the process, its timers, and the stop in progress.
 
-    ``unkillable`` is Linux's SIGNAL_UNKILLABLE: such an init gets only signals that it handles. The boot code decides whether pid 1 is that kind.
+    ``unkillable`` is Linux's SIGNAL_UNKILLABLE: such an init gets only signals that it handles. The boot code decides whether pid
+    1 is that kind.
     """
 
     __slots__ = ("interval_timers", "next_receiver", "pending", "posix_timers", "stop_notice", "unkillable", "wait_queue")

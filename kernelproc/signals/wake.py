@@ -37,7 +37,10 @@ def recalculate_attention(task: Task) -> None:
 
 
 def set_mask(task: Task, mask: int) -> None:
-    """Replace the blocked set (SIGKILL and SIGSTOP can't be in it). What the task now blocks of its group's pending set is offered to its siblings."""
+    """Replace the blocked set (SIGKILL and SIGSTOP can't be in it).
+
+    What the task now blocks of its group's pending set is offered to its siblings.
+    """
     state = task.signals
     mask &= ~UNBLOCKABLE
     newly_blocked = mask & ~state.mask
@@ -49,7 +52,9 @@ def set_mask(task: Task, mask: int) -> None:
 
 
 def offer_pending(group: ThreadGroup, mask: int, but: Task | None = None) -> None:
-    """Wake the tasks that can take a signal of ``mask`` from the group's pending set: another one no longer will (blocked it, or exits)."""
+    """Wake the tasks that can take a signal of ``mask`` from the group's pending set: another one no longer will (blocked it, or
+    exits).
+    """
     waiting = group.signals.pending.mask & mask
     if not waiting or len(group.tasks) < 2:
         return
@@ -64,8 +69,8 @@ def offer_pending(group: ThreadGroup, mask: int, but: Task | None = None) -> Non
 def set_temporary_mask(task: Task, mask: int) -> None:
     """For the rest of the system call in progress block ``mask`` (rt_sigsuspend, ppoll, pselect6, epoll_pwait).
 
-    The caller need not undo it: on the way out the old mask comes back, before signals are looked at unless the call was interrupted, and otherwise after
-    the handler whose frame will restore it.
+    The caller need not undo it: on the way out the old mask comes back, before signals are looked at unless the call was
+    interrupted, and otherwise after the handler whose frame will restore it.
     """
     if task.signals.saved_mask is None:
         task.signals.saved_mask = task.signals.mask

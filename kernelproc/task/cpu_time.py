@@ -1,7 +1,7 @@
 """CPU time of guest threads, read from the host threads that run them.
 
-A task's time is what earlier host threads spent for it (before an exec, say) plus what the present one has spent since it got it. ``attach`` and
-``detach`` mark those moments, ``retire`` hands an ended thread's time to its group.
+A task's time is what earlier host threads spent for it (before an exec, say) plus what the present one has spent since it got it.
+``attach`` and ``detach`` mark those moments, ``retire`` hands an ended thread's time to its group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ assert CLOCKS_PER_SEC == 1_000_000
 
 
 class TaskCpuTime:
-    """A task's account, in ``task.expando``: what ended host threads spent for it, and the reading of the present one when it was attached."""
+    """A task's account, in ``task.expando``: what ended host threads spent for it, and the reading of the present one when it was
+    attached.
+    """
 
     __slots__ = ("base_system_ns", "base_user_ns", "system_ns", "user_ns")
 
