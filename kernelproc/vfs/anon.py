@@ -1,8 +1,7 @@
 """Nodes without a name in any directory: anon_inodefs, pipefs and sockfs.
 
 Linux keeps these in internal mounts that nobody can see. Here they are file systems that are never mounted; what /proc/PID/fd
-shows for their
-files comes from ``FsNodeOps.dynamic_name`` (Linux's ``d_dname``).
+shows for their files comes from ``FsNodeOps.dynamic_name`` (Linux's ``d_dname``).
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
 from polynix.kernelproc.uapi.errno import EAGAIN, EBUSY, EINVAL, ENXIO, EPERM, EPIPE
-from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, O_ACCMODE, O_DIRECT, O_NONBLOCK, O_RDONLY, O_RDWR,
-O_WRONLY
+from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, O_ACCMODE, O_DIRECT, O_NONBLOCK, O_RDONLY, O_WRONLY
 from polynix.kernelproc.uapi.ioctls import FIONREAD
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from polynix.kernelproc.uapi.stat import S_IFIFO
@@ -195,7 +194,7 @@ class Pipe:
     # -- ends ------------------------------------------------------------------------------------------------------------
 
     def add_end(self, access: int) -> None:
-        """Count an opened end (``access`` is O_RDONLY, O_WRONLY or O_RDWR)."""
+        """Count an opened end (``access``: O_RDONLY, O_WRONLY or O_RDWR)."""
         if access != O_WRONLY:
             self.readers += 1
             self.reader_opens += 1
@@ -337,4 +336,4 @@ def pipe_of(file: FileObject) -> Pipe | None:
     return ops.pipe if isinstance(ops, PipeOps) else None
 
 
-__all__ = ["OUT", "IN", "O_RDWR", "Pipe", "PipeBuffer", "PipeOps", "fifo_ops", "new_pipe", "pipe_of"]
+__all__ = ["IN", "OUT", "Pipe", "PipeBuffer", "PipeOps", "fifo_ops", "new_pipe", "pipe_of"]
