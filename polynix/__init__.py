@@ -1,0 +1,33 @@
+"""polynix: a Linux kernel in Python that runs unmodified x86-64 Linux programs.
+
+>>> import polynix
+>>> polynix.run(["echo", "hello"], capture_output=True, text=True).stdout
+'hello\\n'
+
+``Container`` runs several programs on one kernel. See :mod:`polynix.runner.container`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polynix.runner.connection import ContainerError as ContainerError
+    from polynix.runner.container import DEVNULL as DEVNULL
+    from polynix.runner.container import PIPE as PIPE
+    from polynix.runner.container import STDOUT as STDOUT
+    from polynix.runner.container import Container as Container
+    from polynix.runner.container import Process as Process
+    from polynix.runner.container import run as run
+
+__version__ = "0.1.0"
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "ContainerError", "Process", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: the command line imports this package before it knows what it will need.
+    if name in __all__:
+        from polynix.runner import connection, container
+
+        return getattr(connection if name == "ContainerError" else container, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,5 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     file,
     futex,
     lock,
-    name,
-    open,
-    stat,
     storage,
 )

@@ -1,0 +1,135 @@
+"""Boot: builds the Kernel of one container, mounts its file systems, serves the control channel, runs the loop, and takes
+everything down.
+
+The order is Starnix's (STARNIX.md, "Container start order"): kernel object, features, root file system, device nodes and virtual
+file systems, init.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from polynix.addrspace._restricted import Monitor
+from polynix.addrspace.region import RegionFactory, SharedMemoryUnavailable
+from polynix.addrspace.stub_pool import StubPool
+from polynix.ipc.control_channel import ControlChannel
+from polynix.kernelproc.clock import HostClock
+from polynix.kernelproc.controller import Controller
+from polynix.kernelproc.engine import Engine
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.kernel import Kernel, UtsNamespace
+from polynix.kernelproc.kthreads import KernelThreads
+from polynix.kernelproc.registry import modules
+from polynix.kernelproc.syscall_loop import SyscallLoop
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.options import ContainerOptions
+
+log = logging.getLogger(__name__)
+
+NOBODY = 65534  # whom the stubs become when the kernel process runs as root
+
+
+class BootError(Exception):
+    """The container cannot be started, for a reason that the user can do something about; the text is one line."""
+
+    expected = True
+
+
+def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket) -> int:
+    """The kernel process from boot to the container's end; returns its exit status."""
+    logging.basicConfig(
+        stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s"
+    )
+    kernel = build_kernel(options)
+    mount_file_systems(kernel, options)
+    enable_features(kernel, options)
+    start_tracing(kernel, options)
+    channel = ControlChannel(control_path, bind=False)
+    Controller(kernel, options, channel, peer)
+    gc.freeze()  # what boot made lives as long as the kernel; collections need not look at it
+    try:
+        kernel.engine.run()
+    finally:
+        shut_down(kernel)
+        channel.close()
+    return 0
+
+
+def build_kernel(options: ContainerOptions) -> Kernel:
+    """The Kernel object with its engine and address spaces, nothing mounted. Errors: BootError."""
+    import polynix.kernelproc.syscalls.all  # noqa: F401  # fills the table
+
+    root = os.geteuid() == 0
+    try:
+        monitor = Monitor(_stub_path(), NOBODY if root else -1, NOBODY if root else -1)
+        clock = HostClock()
+        kernel = Kernel(Engine(monitor, clock), clock)
+        kernel.memory = RegionFactory(options.memory_limit, force_memfd=bool(os.environ.get("POLYNIX_FORCE_MEMFD")))
+    except (OSError, SharedMemoryUnavailable) as error:
+        raise BootError(f"cannot set up restricted mode: {error}") from error
+    kernel.stubs = StubPool(monitor, kernel.memory)
+    kernel.kthreads = KernelThreads(kernel.engine)
+    kernel.pids_limit = options.pids_limit
+    kernel.memory_limit = options.memory_limit
+    kernel.uts = UtsNamespace(os.fsencode(options.hostname or socket.gethostname()))
+    SyscallLoop(kernel)
+    return kernel
+
+
+def _stub_path() -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(sys.modules["polynix.addrspace"].__file__ or "")), "restricted", "stub")
+
+
+def mount_file_systems(kernel: Kernel, options: ContainerOptions) -> None:
+    """The root overlay, /dev, /dev/pts, /dev/shm, /proc, /sys, and the binds. Errors: BootError."""
+    from polynix.kernelproc.mounts import mount_all
+
+    try:
+        mount_all(kernel, options)
+    except Errno as error:
+        raise BootError(f"cannot mount the container's file systems: {os.strerror(error.errno)}") from error
+
+
+def enable_features(kernel: Kernel, options: ContainerOptions) -> None:
+    """Initialise the modules that were asked for. Errors: BootError."""
+    for feature in options.features:
+        try:
+            modules.enable(kernel, feature)
+        except Errno:
+            known = ", ".join(modules.features) or "none"
+            raise BootError(f"unknown feature {feature!r} (there are: {known})") from None
+        name, _, arguments = feature.partition(":")
+        kernel.features[name] = arguments
+
+
+def start_tracing(kernel: Kernel, options: ContainerOptions) -> None:
+    """``--strace``. Errors: BootError."""
+    if options.strace is None:
+        return
+    from polynix.kernelproc.strace import FilterError, Strace
+
+    try:
+        output = sys.stderr
+        if options.strace_file is not None:
+            output = open(options.strace_file, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        kernel.syscall_observers.append(Strace(kernel, options.strace, output))
+    except OSError as error:
+        raise BootError(f"strace file {options.strace_file!r}: {error.strerror}") from None
+    except FilterError as error:
+        raise BootError(str(error)) from None
+
+
+def shut_down(kernel: Kernel) -> None:
+    """End every guest and let go of everything that has a name."""
+    for observer in kernel.syscall_observers:
+        close = getattr(observer, "close", None)
+        if close is not None:
+            close()
+    kernel.stubs.close()
+    kernel.monitor.close()

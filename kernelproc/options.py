@@ -1,0 +1,42 @@
+"""What a container is started with: plain data, made by the runner, read by :mod:`polynix.kernelproc.main`; nothing heavy is
+imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host file or directory shown in the container: ``--bind SRC:DST[:ro]``."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass
+class ContainerOptions:
+    """Options of one container. Paths and names may hold undecodable bytes as surrogate escapes."""
+
+    rootfs: str = "/"
+    binds: list[Bind] = field(default_factory=list)
+    hostname: str = ""  # empty: the host's
+    features: list[str] = field(default_factory=list)  # NAME[:ARGS]
+    strace: str | None = None  # filter in strace's notation; None: off
+    strace_file: str | None = None  # path on the host; None: standard error
+    log_level: str = "warning"
+    memory_limit: int = 0  # bytes; 0: a share of the host's memory
+    pids_limit: int = 0  # 0: none
+    builtin_init: bool = False  # pid 1 is the kernel's own reaper; the container outlives its programs
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ContainerOptions:
+        fields = json.loads(text)
+        fields["binds"] = [Bind(**bind) for bind in fields["binds"]]
+        return cls(**fields)

@@ -1,0 +1,481 @@
+"""Containers from Python: ``Container`` starts one kernel, ``spawn`` runs programs in it, ``run`` is the short way for one
+program.
+
+The forms are subprocess's: ``Process`` is Popen-like, results are ``subprocess.CompletedProcess``, errors are
+``subprocess.TimeoutExpired``, ``subprocess.CalledProcessError`` and the ``OSError`` of a failed exec. What polynix itself gets
+wrong raises :class:`ContainerError`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import IO, Any
+
+from polynix.ipc.control_channel import Message
+from polynix.kernelproc.options import Bind, ContainerOptions
+from polynix.runner import parameters
+from polynix.runner.connection import ContainerError, KernelConnection
+
+PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
+DEVNULL = subprocess.DEVNULL
+
+Argument = str | bytes | os.PathLike[Any]
+Stream = int | IO[Any] | None
+
+
+class Container:
+    """One container with a kernel of its own; a context manager. Leaving it kills what still runs in it.
+
+    Parameters are those of the command line: ``rootfs`` is the read-only lower layer, ``binds`` are ``Bind``s or
+    ``SRC:DST[:ro]`` texts, ``user`` is ``(uid, gid)`` or ``UID[:GID]`` inside, ``env`` replaces the caller's environment,
+    ``memory`` is bytes or a text such as ``512M``, ``strace`` is a filter (``"all"``) whose output goes to ``strace_file`` or
+    standard error. Errors: ``ParameterError`` (a ValueError), :class:`ContainerError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        rootfs: str | os.PathLike[str] = "/",
+        binds: Sequence[str | Bind] = (),
+        workdir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | tuple[int, int] = (0, 0),
+        hostname: str = "",
+        features: Sequence[str] = (),
+        memory: int | str = 0,
+        pids: int = 0,
+        strace: str | None = None,
+        strace_file: str | None = None,
+        log_level: str = "warning",
+        init: bool = True,
+        _in_process: bool = False,
+    ) -> None:
+        self.options = ContainerOptions(
+            rootfs=parameters.check_rootfs(os.fspath(rootfs)),
+            binds=[bind if isinstance(bind, Bind) else parameters.parse_bind(bind) for bind in binds],
+            hostname=parameters.check_hostname(hostname),
+            features=list(features),
+            strace=strace,
+            strace_file=strace_file,
+            log_level=parameters.check_log_level(log_level),
+            memory_limit=memory if isinstance(memory, int) else parameters.parse_size(memory),
+            pids_limit=pids,
+            builtin_init=init,
+        )
+        self.workdir = workdir
+        self.environment = dict(os.environ if env is None else env)
+        self.user = parameters.parse_user(user) if isinstance(user, str) else user
+        self.processes: dict[int, Process] = {}
+        self._lock = threading.RLock()
+        self._in_process = _in_process
+        self.connection: KernelConnection | None = None
+
+    def start(self) -> Container:
+        """Start the kernel process; :meth:`spawn` does it when needed."""
+        with self._lock:
+            if self.connection is None:
+                self.connection = KernelConnection(self.options, in_process=self._in_process)
+        return self
+
+    def __enter__(self) -> Container:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill what runs in the container and end its kernel."""
+        with self._lock:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                connection.close()
+            for process in self.processes.values():
+                if process.returncode is None:
+                    process.returncode = -signal.SIGKILL
+            self.processes.clear()
+
+    def spawn(self, args: Sequence[Argument], **parameters: Any) -> Process:
+        """Start a program: parameters as of :class:`Process`.
+
+        Errors: FileNotFoundError, PermissionError, OSError as subprocess raises them.
+        """
+        return Process(self, args, **parameters)
+
+    def run(self, args: Sequence[Argument], **parameters: Any) -> subprocess.CompletedProcess[Any]:
+        """Run a program to its end: parameters as of :func:`run`."""
+        return _run(self.spawn, args, **parameters)
+
+    # -- for Process and the command line ----------------------------------------------------------------------------------------
+
+    def request_spawn(self, process: Process, descriptors: Sequence[int], fields: dict[str, Any]) -> None:
+        """Send the request and wait until the program has started."""
+        with self._lock:
+            self.start()
+            assert self.connection is not None
+            process.id = self.connection.send_spawn(descriptors, **fields)
+            self.processes[process.id] = process
+            while process.pid == 0 and process.error is None:
+                self.pump(None)
+            if process.error is not None:
+                del self.processes[process.id]
+
+    def pump(self, timeout: float | None, descriptors: Sequence[int] = ()) -> list[int]:
+        """Wait once for news of the kernel and note them; returns which of ``descriptors`` are readable."""
+        with self._lock:
+            if self.connection is None:
+                return []
+            try:
+                messages, ready = self.connection.poll(timeout, descriptors)
+            except ContainerError:
+                connection, self.connection = self.connection, None
+                connection.kill()
+                for process in self.processes.values():
+                    if process.returncode is None:
+                        process.returncode = -signal.SIGKILL
+                self.processes.clear()
+                raise
+            for message in messages:
+                self._note(message)
+            return ready
+
+    def _note(self, message: Message) -> None:
+        process = self.processes.get(message.get("id", 0))
+        if process is None:
+            return
+        op = message["op"]
+        if op == "spawned":
+            process.pid = message["pid"]
+        elif op == "failed":
+            process.error = (message["errno"], message["message"])
+        elif op == "exited":
+            process.returncode = os.waitstatus_to_exitcode(message["status"])
+            del self.processes[process.id]
+        elif op == "stopped" and process.on_stop is not None:
+            process.on_stop(message["signal"])
+
+    def send(self, op: str, **fields: Any) -> None:
+        """Send a message to the kernel, if it still runs."""
+        with self._lock:
+            if self.connection is not None:
+                self.connection.send(op, **fields)
+
+
+class Process:
+    """A program in a container, in the form of ``subprocess.Popen``.
+
+    ``stdin``, ``stdout`` and ``stderr`` are None (the caller's), PIPE, DEVNULL, STDOUT (stderr only), a descriptor or a file
+    object. ``pid`` is the number inside the container. ``returncode`` is None while it runs and ``-n`` when signal n killed it.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        args: Sequence[Argument],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        user: str | tuple[int, int] | None = None,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        bufsize: int = -1,
+        terminal: bool = False,
+        window: tuple[int, int] = (0, 0),
+    ) -> None:
+        if isinstance(args, str | bytes | os.PathLike):
+            args = [args]
+        if not args:
+            raise ValueError("no program")
+        self.container = container
+        self.args = list(args)
+        self.id = 0
+        self.pid = 0
+        self.returncode: int | None = None
+        self.error: tuple[int, str] | None = None
+        self.on_stop: Callable[[int], None] | None = None
+        self.stdin: IO[Any] | None = None
+        self.stdout: IO[Any] | None = None
+        self.stderr: IO[Any] | None = None
+        self._text = bool(text or encoding or errors or universal_newlines)
+        self._encoding = encoding
+        self._errors = errors
+        self._communication: _Communication | None = None
+        ours: list[int | None] = []
+        to_close: list[int] = []
+        descriptors: list[int] = []
+        try:
+            for number, stream in enumerate((stdin, stdout, stderr)):
+                descriptors.append(_stream_descriptor(number, stream, descriptors, ours, to_close))
+            uid, gid = container.user if user is None else parameters.parse_user(user) if isinstance(user, str) else user
+            directory = cwd if cwd is not None else container.workdir
+            fields = {
+                "argv": [_decode(argument) for argument in self.args],
+                "env": parameters.environment_list(container.environment if env is None else env),
+                "cwd": os.fspath(directory) if directory is not None else os.getcwd(),
+                "cwd_required": directory is not None,
+                "uid": uid,
+                "gid": gid,
+                "terminal": terminal,
+                "window": list(window),
+            }
+            container.request_spawn(self, descriptors, fields)
+            if self.error is not None:
+                number, message = self.error
+                raise OSError(number, message, os.fspath(self.args[0])) if number else ContainerError(message)
+        except BaseException:
+            to_close += [fd for fd in ours if fd is not None]
+            raise
+        finally:
+            for fd in to_close:
+                os.close(fd)
+        modes = ("w", "r", "r")
+        opened: list[IO[Any] | None] = []
+        for fd, mode in zip(ours, modes, strict=True):
+            if fd is None:
+                opened.append(None)
+            elif self._text:
+                opened.append(open(fd, mode, bufsize if bufsize > 1 else -1, encoding=encoding, errors=errors))  # noqa: SIM115
+            else:
+                opened.append(open(fd, mode + "b", bufsize))  # noqa: SIM115
+        self.stdin, self.stdout, self.stderr = opened
+
+    def poll(self) -> int | None:
+        """``returncode`` if the program has ended."""
+        if self.returncode is None:
+            self.container.pump(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end. Errors: ``subprocess.TimeoutExpired``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self.container.pump(0)
+                if self.returncode is None:
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+                break
+            # Short waits, so that another thread gets a turn with the connection.
+            self.container.pump(0.05 if left is None else min(left, 0.05))
+        return self.returncode
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Feed ``input``, read both outputs to their ends, wait.
+
+        After ``subprocess.TimeoutExpired`` it may be called again without losing output.
+        """
+        if self._communication is None:
+            data = (
+                input.encode(self._encoding or "utf-8", self._errors or "strict")
+                if isinstance(input, str)
+                else bytes(input or b"")
+            )
+            self._communication = _Communication(self, data)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        outputs = self._communication.run(deadline)
+        if outputs is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._communication.so_far())
+        try:
+            self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._communication.so_far()) from None
+        return tuple(self._decode_output(output) for output in outputs)  # type: ignore[return-value]
+
+    def _decode_output(self, data: bytes | None) -> Any:
+        if data is None or not self._text:
+            return data
+        return data.decode(self._encoding or "utf-8", self._errors or "strict").replace("\r\n", "\n").replace("\r", "\n")
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the program, if it still runs."""
+        if self.poll() is None:
+            self.container.send("signal", id=self.id, signal=int(number), group=False)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for stream in (self.stdout, self.stderr, self.stdin):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+        self.wait()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} {self.args!r} returncode={self.returncode}>"
+
+
+class _Communication:
+    """The pumping of communicate(): survives a timeout."""
+
+    def __init__(self, process: Process, data: bytes) -> None:
+        self.process = process
+        self.data = memoryview(data)
+        self.buffers: dict[int, bytearray] = {}
+        self.streams: dict[int, IO[Any]] = {}
+        for stream in (process.stdout, process.stderr):
+            if stream is not None and not stream.closed:
+                self.streams[stream.fileno()] = stream
+                self.buffers[stream.fileno()] = bytearray()
+        self.order = [
+            stream.fileno() if stream is not None and not stream.closed else None for stream in (process.stdout, process.stderr)
+        ]
+        self.input = process.stdin
+        if self.input is not None:
+            try:
+                self.input.flush()
+            except BrokenPipeError:
+                pass
+            os.set_blocking(self.input.fileno(), False)
+
+    def run(self, deadline: float | None) -> tuple[bytes | None, bytes | None] | None:
+        """None when the deadline came first."""
+        import select
+
+        while self.streams or self.input is not None:
+            if self.input is not None and not self.data:
+                self._close_input()
+                continue
+            poller = select.poll()
+            for fd in self.streams:
+                poller.register(fd, select.POLLIN)
+            if self.input is not None:
+                poller.register(self.input.fileno(), select.POLLOUT)
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            for fd, _events in poller.poll(None if left is None else left * 1000):
+                if fd in self.streams:
+                    chunk = os.read(fd, 65536)
+                    if chunk:
+                        self.buffers[fd] += chunk
+                    else:
+                        self.streams.pop(fd).close()
+                elif self.input is not None:
+                    try:
+                        self.data = self.data[os.write(fd, self.data[:65536]) :]
+                    except BlockingIOError:
+                        pass
+                    except BrokenPipeError:
+                        self._close_input()
+        return self.so_far()
+
+    def so_far(self) -> tuple[bytes | None, bytes | None]:
+        first, second = (None if fd is None else bytes(self.buffers[fd]) for fd in self.order)
+        return first, second
+
+    def _close_input(self) -> None:
+        assert self.input is not None
+        try:
+            self.input.close()
+        except BrokenPipeError:
+            pass
+        self.input = None
+
+
+def _stream_descriptor(number: int, stream: Stream, before: list[int], ours: list[int | None], to_close: list[int]) -> int:
+    """The descriptor that the program gets as ``number``; notes our end of a pipe, and what to close after the start."""
+    ours.append(None)
+    if stream is None:
+        try:
+            os.fstat(number)
+            return number
+        except OSError:
+            stream = DEVNULL
+    if stream == PIPE:
+        reader, writer = os.pipe()
+        ours[number], theirs = (writer, reader) if number == 0 else (reader, writer)
+        to_close.append(theirs)
+        return theirs
+    if stream == DEVNULL:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        to_close.append(null)
+        return null
+    if stream == STDOUT:
+        if number != 2:
+            raise ValueError("STDOUT is for stderr only")
+        return before[1]
+    return stream if isinstance(stream, int) else stream.fileno()
+
+
+def _decode(argument: Argument) -> str:
+    text = os.fsdecode(argument)
+    if "\0" in text:
+        raise ValueError("embedded null byte")
+    return text
+
+
+def run(
+    args: Sequence[Argument],
+    *,
+    stdin: Stream = None,
+    input: Any = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    universal_newlines: bool | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    **container: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run one program in a fresh container: ``subprocess.run`` with the parameters of :class:`Container` beside its own."""
+    with Container(init=False, **container) as fresh:
+        return _run(
+            fresh.spawn, args, stdin=stdin, input=input, stdout=stdout, stderr=stderr, capture_output=capture_output,
+            timeout=timeout, check=check, text=text, encoding=encoding, errors=errors, universal_newlines=universal_newlines,
+            env=env, cwd=cwd,
+        )  # fmt: skip
+
+
+def _run(
+    spawn: Callable[..., Process],
+    args: Sequence[Argument],
+    *,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    **parameters: Any,
+) -> subprocess.CompletedProcess[Any]:
+    if input is not None:
+        if parameters.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        parameters["stdin"] = PIPE
+    if capture_output:
+        if parameters.get("stdout") is not None or parameters.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        parameters["stdout"] = parameters["stderr"] = PIPE
+    with spawn(args, **parameters) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode is not None
+    if check and process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args, stdout, stderr)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

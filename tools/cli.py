@@ -1,0 +1,126 @@
+"""The command line: ``polynix run [options] [--] PROGRAM [ARG...]`` and the tools beside it.
+
+Imports nothing heavy before it must.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from polynix import __version__
+
+EXIT_ERROR = 125  # polynix's own errors; 126 and 127 say that PROGRAM cannot be executed or found, as env(1) and docker do
+
+RUN_EPILOG = """\b
+Examples:
+  polynix run echo hello
+  polynix run bash                                    a shell with job control
+  polynix run --strace=open,openat cat /etc/hostname
+  polynix run --bind .:/src:ro --workdir /src make -j4
+  polynix run --rootfs ./debian --user 1000 -- sh -c 'id; ls /'
+  polynix run --memory 256M --pids 50 ./untrusted
+
+\b
+Exit status: the program's; 128+n when signal n killed it; 125 when polynix itself
+failed, 126 when PROGRAM cannot be executed, 127 when it is not found.
+Nothing on the host changes unless it is bound writable.
+"""
+
+
+class RunCommand(click.Command):
+    """Lets ``--strace`` stand without a value, as ``--strace=all``: the word after it is the program's name, not a filter."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        takes_value = {
+            name for option in self.params if isinstance(option, click.Option) and not option.is_flag for name in option.opts
+        }
+        args = list(args)
+        index = 0
+        while index < len(args) and args[index].startswith("-") and args[index] != "--":
+            if args[index] == "--strace":
+                args[index] = "--strace=all"
+            index += 2 if args[index] in takes_value else 1
+        return super().parse_args(ctx, args)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-V", prog_name="polynix", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A Linux kernel in Python that runs unmodified Linux programs."""
+
+
+@cli.command(
+    "run",
+    cls=RunCommand,
+    epilog=RUN_EPILOG,
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    short_help="Run a program in a fresh container.",
+)
+@click.option(
+    "--rootfs",
+    metavar="DIR",
+    default="/",
+    show_default=True,
+    help="Root directory: the read-only lower layer of an overlay in memory.",
+)
+@click.option(
+    "--bind",
+    "binds",
+    metavar="SRC:DST[:ro]",
+    multiple=True,
+    help="Show a host file or directory inside; writes reach the host. Repeatable.",
+)
+@click.option(
+    "--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside."
+)
+@click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable.")
+@click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable.")
+@click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside.")
+@click.option("--hostname", metavar="NAME", default="", help="Host name inside; by default the host's.")
+@click.option("--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module. Repeatable.")
+@click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's.")
+@click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads.")
+@click.option(
+    "--strace",
+    metavar="[=FILTER]",
+    default=None,
+    help="Show decoded system calls; FILTER is strace's: names, %classes, !negation, /regex.",
+)
+@click.option("--strace-file", metavar="FILE", default=None, help="Write them to FILE instead of standard error.")
+@click.option("--log-level", metavar="LEVEL", default="warning", show_default=True, help="debug, info, warning, error.")
+@click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
+def run_command(**options: Any) -> int:
+    """Run PROGRAM in a fresh container, with the caller's standard input, output and error."""
+    from polynix.runner import parameters
+    from polynix.tools.run import run_program
+
+    try:
+        return run_program(**options)
+    except parameters.ParameterError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status. Every error of polynix's own is one line and status 125."""
+    try:
+        result = cli.main(arguments, prog_name="polynix", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx is not None else str(error), err=True)
+        return EXIT_ERROR
+    except click.ClickException as error:
+        click.echo("polynix: " + " ".join(error.format_message().split()), err=True)
+        return EXIT_ERROR
+    except click.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return EXIT_ERROR
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""``polynix run``: one program in a fresh container, with the caller's streams, signals and terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from polynix.runner import parameters
+from polynix.runner.connection import ContainerError
+from polynix.runner.container import Container, Process
+from polynix.tools.host_terminal import HostTerminal
+
+EXIT_ERROR, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 125, 126, 127
+ENOENT = 2
+
+# Signals that go to the program; those that a terminal sends to a whole process group go to the program's group.
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+PROCESS_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH, signal.SIGCONT)
+IMPATIENCE = 3  # so many SIGINT or SIGTERM while the kernel does not answer end the container
+
+
+def run_program(
+    *,
+    command: tuple[str, ...],
+    environment: tuple[str, ...],
+    environment_files: tuple[str, ...],
+    memory: str,
+    pids: int | None,
+    **options: Any,
+) -> int:
+    """Returns the exit status for the shell. Errors: ParameterError."""
+    variables = dict(os.environ)
+    for path in environment_files:
+        variables.update(parameters.read_environment_file(path))
+    variables.update(parameters.parse_environment(text) for text in environment)
+    container = Container(
+        env=variables,
+        memory=parameters.parse_size(memory) if memory else 0,
+        pids=pids or 0,
+        init=False,
+        _in_process=True,
+        **options,
+    )
+    return _Run(container, command).run()
+
+
+class _Run:
+    """The life of one ``polynix run``."""
+
+    def __init__(self, container: Container, command: tuple[str, ...]) -> None:
+        self.container = container
+        self.command = command
+        self.terminal = HostTerminal.of_caller()
+        self.process: Process | None = None
+
+    def run(self) -> int:
+        try:
+            self.container.start()
+            self._catch_signals()
+            return self._run_program()
+        except ContainerError as error:
+            self.terminal.restore()
+            return _fail(str(error))
+        except OSError as error:
+            self.terminal.restore()
+            number = error.errno or 0
+            _fail(f"{self.command[0]}: {os.strerror(number) if number else error}")
+            return EXIT_NOT_FOUND if number == ENOENT else EXIT_NOT_EXECUTABLE
+        finally:
+            self.terminal.restore()
+            self.container.close()
+
+    def _run_program(self) -> int:
+        attached = self.terminal.attach()
+        process = self.process = Process(self.container, self.command, terminal=attached, window=self.terminal.window())
+        process.on_stop = self._stopped
+        self._release_streams()
+        while process.returncode is None:
+            if self._wakeup in self.container.pump(None, (self._wakeup,)):
+                for number in os.read(self._wakeup, 64):
+                    self._signal(signal.Signals(number))
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+    def _release_streams(self) -> None:
+        """The program has the streams now: a pipe must close when the program closes it, not when we end."""
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        sys.stdout.flush()
+        os.dup2(null, 1)
+        os.close(null)
+
+    # -- signals -----------------------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        self._wakeup, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (*GROUP_SIGNALS, *PROCESS_SIGNALS):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stays
+                signal.signal(number, _noted)
+        self._unanswered = 0
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self.process
+        if number == signal.SIGWINCH:
+            self.container.send("window_size", window=list(self.terminal.window()))
+            return
+        if number == signal.SIGCONT and not self.terminal.attached and self.terminal.attach():
+            self.container.send("terminal", window=list(self.terminal.window()))
+        if process is not None:
+            self.container.send("signal", id=process.id, signal=int(number), group=number in GROUP_SIGNALS)
+
+    def _stopped(self, number: int) -> None:
+        """The program stopped: so do we, for the shell that started us; SIGCONT continues both."""
+        attached = self.terminal.attached
+        self.terminal.restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if attached:
+            self.terminal.attach()
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """The wake-up descriptor carries the number."""
+
+
+def _fail(message: str) -> int:
+    print("polynix: " + " ".join(message.split()), file=sys.stderr)
+    return EXIT_ERROR
