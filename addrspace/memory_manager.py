@@ -1,0 +1,451 @@
+"""One guest address space: Linux's ``mm_struct``.
+
+Invariants: the VMAs are sorted and disjoint; ``user`` (usercopy's C mirror) and the queued host calls follow every change in the same method; region pages outside of every
+VMA are holes, so that fresh anonymous memory reads as zero. Errors are ``OSError`` with Linux's errno for the call.
+
+A mapping with no access is not mapped in the stub at all: a touch faults either way, and the kernel tells MAPERR from ACCERR by the VMAs.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from typing import Any
+
+from polynix.addrspace._restricted import GUEST_LIMIT, Slot, Stub
+from polynix.addrspace._usercopy import MemoryObject, UserMap
+from polynix.addrspace.host_calls import HostCalls
+from polynix.addrspace.vma import MappedFile, Vma, VmaKind
+
+PAGE_SIZE = 4096
+PAGE_MASK = PAGE_SIZE - 1
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+
+TASK_SIZE = GUEST_LIMIT - (16 << 30)  # guest addresses end here; the filter's address checks want room above
+STACK_TOP = 0x7FE0_0000_0000
+MMAP_MIN_ADDRESS = 0x10000
+PIE_BASE = 0x5555_5555_4000
+STACK_GUARD = 256 * PAGE_SIZE
+MAX_MAP_COUNT = 65530
+
+
+def page_down(address: int) -> int:
+    return address & ~PAGE_MASK
+
+
+def page_up(address: int) -> int:
+    return (address + PAGE_MASK) & ~PAGE_MASK
+
+
+class MemoryManager:
+    """VMAs, the region behind them, the stub that maps them, and brk. Shared by every task made with CLONE_VM (``users``)."""
+
+    def __init__(self, stub: Stub, region: MemoryObject) -> None:
+        self.stub = stub
+        self.region = region
+        self.user = UserMap()
+        self.users = 0
+        self.vmas: list[Vma] = []
+        self._starts: list[int] = []
+        self.calls = HostCalls()
+        self.ready = False  # the stub reported READY
+        self.dead = False
+        self.mmap_base = STACK_TOP - (136 << 20)
+        self._ceiling = self.mmap_base  # no gap of a page or more lies between here and mmap_base
+        self.brk_start = 0
+        self.brk = 0
+        self.total_vm = 0  # bytes mapped
+        self.data_vm = 0  # bytes private and writable
+        self.locked_vm = 0
+        self.stack_vm = 0
+        self.mlock_future = False
+        self.peak_vm = 0
+        self.arg_start = self.arg_end = self.env_start = self.env_end = 0
+        self.start_code = self.end_code = self.start_data = self.end_data = self.start_stack = 0
+        self.auxv = b""
+        self.exe: Any = None  # NamespaceNode of the program, for /proc/PID/exe
+        self.dumpable = 1
+        self.free_slots: list[int] = []  # slot indices whose host thread is parked or was never made
+        self.parked_slots: list[Slot] = []
+        self.next_slot = 1  # slot 0 is the stub's first thread
+        self.membarrier = 0
+        self.user.on_fault = self.populate_fault
+        self.stack_limit = 8 << 20
+
+    # -- look-up ----------------------------------------------------------------------------------------------------------------------------
+
+    def find(self, address: int) -> Vma | None:
+        """The VMA that contains ``address``."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0:
+            return None
+        vma = self.vmas[index]
+        return vma if address < vma.end else None
+
+    def find_next(self, address: int) -> Vma | None:
+        """The first VMA that ends above ``address``."""
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self.vmas[index].end:
+            return self.vmas[index]
+        return self.vmas[index + 1] if index + 1 < len(self.vmas) else None
+
+    def overlapping(self, start: int, end: int) -> list[Vma]:
+        """The VMAs that meet [start, end), in order."""
+        index = max(bisect_right(self._starts, start) - 1, 0)
+        found = []
+        for vma in self.vmas[index:]:
+            if vma.start >= end:
+                break
+            if vma.end > start:
+                found.append(vma)
+        return found
+
+    def is_free(self, start: int, end: int) -> bool:
+        return not self.overlapping(start, end)
+
+    def is_covered(self, start: int, end: int) -> bool:
+        """Whether every page of [start, end) is mapped."""
+        position = start
+        for vma in self.overlapping(start, end):
+            if vma.start > position:
+                return False
+            position = vma.end
+        return position >= end
+
+    def find_free(self, length: int, hint: int = 0, align: int = PAGE_SIZE) -> int:
+        """A free place for ``length`` bytes: at ``hint`` if that is free, else the highest gap below mmap_base. Errors: ENOMEM."""
+        if hint:
+            hint = page_down(hint)
+            if MMAP_MIN_ADDRESS <= hint and hint + length <= TASK_SIZE and self._free_with_guard(hint, hint + length):
+                return hint
+        top = self._ceiling
+        index = bisect_right(self._starts, top - 1) - 1
+        first = True
+        while True:
+            vma = self.vmas[index] if index >= 0 else None
+            bottom = vma.end if vma is not None else MMAP_MIN_ADDRESS
+            if bottom < top:
+                if first:
+                    self._ceiling = top
+                    first = False
+                start = (top - length) & ~(align - 1)
+                if start >= bottom and start >= MMAP_MIN_ADDRESS:
+                    return start
+            if vma is None:
+                break
+            top = min(top, vma.start - (STACK_GUARD if vma.grows_down else 0))
+            index -= 1
+        # Nothing below: look above mmap_base, bottom up.
+        position = self.mmap_base
+        for vma in self.vmas[max(bisect_right(self._starts, position) - 1, 0) :]:
+            if vma.end <= position:
+                continue
+            if vma.start - (STACK_GUARD if vma.grows_down else 0) >= position + length:
+                return position
+            position = (vma.end + align - 1) & ~(align - 1)
+        if position + length <= TASK_SIZE:
+            return position
+        raise OSError(errno.ENOMEM, "no free address range")
+
+    def _free_with_guard(self, start: int, end: int) -> bool:
+        following = self.find_next(start)
+        return following is None or following.start - (STACK_GUARD if following.grows_down else 0) >= end
+
+    # -- map and unmap ----------------------------------------------------------------------------------------------------------------------
+
+    def map_anonymous(self, start: int, length: int, prot: int, *, name: bytes = b"", grows_down: bool = False, noreserve: bool = False) -> Vma:
+        """Private zero-filled memory at exactly ``start``; what was there is unmapped."""
+        end = start + length
+        self._clear(start, end)
+        vma = Vma(start, end, prot, VmaKind.ANONYMOUS, self.region, start, name=name, grows_down=grows_down, noreserve=noreserve)
+        return self.insert(vma)
+
+    def map_shared(
+        self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile | None = None, file_offset: int = 0, max_prot: int = 7, name: bytes = b""
+    ) -> Vma:
+        """A memory object, shared with everyone who maps it."""
+        end = start + length
+        self._clear(start, end)
+        return self.insert(Vma(start, end, prot, VmaKind.SHARED, obj, offset, file=file, file_offset=file_offset, max_prot=max_prot, name=name))
+
+    def map_private_file(self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile, file_offset: int) -> Vma:
+        """A private map of a file: straight from the file while nobody may write to it, a copy in the region otherwise."""
+        end = start + length
+        self._clear(start, end)
+        if prot & PROT_WRITE:
+            vma = Vma(start, end, prot, VmaKind.COPIED, self.region, start, file=file, file_offset=file_offset)
+            self._fill_from(obj, offset, start, end)
+        else:
+            vma = Vma(start, end, prot, VmaKind.FILE, obj, offset, file=file, file_offset=file_offset)
+        return self.insert(vma)
+
+    def unmap(self, start: int, end: int) -> None:
+        """munmap: whatever is mapped in [start, end) goes."""
+        self._clear(start, end, unmap_host=True)
+
+    def _fill_from(self, obj: MemoryObject, offset: int, start: int, end: int) -> None:
+        size = obj.size()
+        if offset < size:
+            self.region.copy_from(obj, offset, start, min(end - start, size - offset))
+
+    def insert(self, vma: Vma, *, map_host: bool = True) -> Vma:
+        """Add a VMA where nothing is mapped; merged with its neighbours if it can be. Returns the VMA that now covers it."""
+        index = bisect_right(self._starts, vma.start)
+        if len(self.vmas) >= MAX_MAP_COUNT:
+            raise OSError(errno.ENOMEM, "too many mappings")
+        self.vmas.insert(index, vma)
+        self._starts.insert(index, vma.start)
+        self._account(vma, vma.length)
+        self.user.map(vma.start, vma.end, vma.prot, vma.object, vma.offset)
+        if map_host:
+            self._map_host(vma)
+        return self._merge_around(index)
+
+    def _map_host(self, vma: Vma) -> None:
+        if not vma.prot:
+            return
+        if vma.in_region():
+            self.calls.map_region(vma.start, vma.end, vma.prot)
+        else:
+            self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=vma.kind is VmaKind.FILE)
+
+    def _account(self, vma: Vma, change: int) -> None:
+        self.total_vm += change
+        if self.total_vm > self.peak_vm:
+            self.peak_vm = self.total_vm
+        if vma.private and vma.prot & PROT_WRITE:
+            if vma.grows_down:
+                self.stack_vm += change
+            else:
+                self.data_vm += change
+        if vma.locked:
+            self.locked_vm += change
+
+    def _merge_around(self, index: int) -> Vma:
+        vmas, starts = self.vmas, self._starts
+        vma = vmas[index]
+        if index + 1 < len(vmas) and vma.merges_with(vmas[index + 1]):
+            upper = vmas.pop(index + 1)
+            starts.pop(index + 1)
+            vma.end = upper.end
+            upper.release()
+        if index > 0 and vmas[index - 1].merges_with(vma):
+            vmas.pop(index)
+            starts.pop(index)
+            lower = vmas[index - 1]
+            lower.end = vma.end
+            vma.release()
+            return lower
+        return vma
+
+    def split_at(self, address: int) -> None:
+        """Make ``address`` a VMA border if it lies inside one."""
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0:
+            vma = self.vmas[index]
+            if vma.start < address < vma.end:
+                if len(self.vmas) >= MAX_MAP_COUNT:
+                    raise OSError(errno.ENOMEM, "too many mappings")
+                self.vmas.insert(index + 1, vma.split(address))
+                self._starts.insert(index + 1, address)
+
+    def _clear(self, start: int, end: int, *, unmap_host: bool = False) -> None:
+        if end > self._ceiling and start < self.mmap_base:
+            self._ceiling = min(end, self.mmap_base)
+        found = self.overlapping(start, end)
+        if not found:
+            return
+        if found[0].start < start or found[-1].end > end:
+            self.split_at(start)
+            self.split_at(end)
+            found = self.overlapping(start, end)
+        index = bisect_right(self._starts, found[0].start) - 1
+        del self.vmas[index : index + len(found)]
+        del self._starts[index : index + len(found)]
+        punch_start = punch_end = -1
+        for vma in found:
+            self._account(vma, -vma.length)
+            if vma.in_region():
+                if punch_end != vma.start:
+                    if punch_start >= 0:
+                        self.region.punch(punch_start, punch_end - punch_start)
+                    punch_start = vma.start
+                punch_end = vma.end
+            vma.release()
+        if punch_start >= 0:
+            self.region.punch(punch_start, punch_end - punch_start)
+        self.user.unmap(start, end)
+        self.calls.unmap(max(start, found[0].start), min(end, found[-1].end))
+
+    # -- protection -------------------------------------------------------------------------------------------------------------------------
+
+    def protect(self, start: int, end: int, prot: int) -> None:
+        """mprotect. Errors: ENOMEM for a hole, EACCES for write access that the mapping can't give; what precedes the failing VMA is changed, as in Linux."""
+        position = start
+        for vma in self.overlapping(start, end):
+            if vma.start > position:
+                break
+            if prot & ~vma.max_prot:
+                raise OSError(errno.EACCES, "mapping can't be made so")
+            self.split_at(start)
+            self.split_at(end)
+            current = self.find(position)
+            assert current is not None
+            position = current.end
+            self._protect_one(current, prot)
+            if position >= end:
+                break
+        if position < end:
+            raise OSError(errno.ENOMEM, "hole in range")
+
+    def _protect_one(self, vma: Vma, prot: int) -> None:
+        old = vma.prot
+        if old == prot:
+            return
+        self._account(vma, -vma.length)
+        vma.prot = prot
+        if prot & PROT_WRITE and vma.kind is VmaKind.FILE:
+            self._fill_from(vma.object, vma.offset, vma.start, vma.end)
+            vma.kind = VmaKind.COPIED
+            vma.object = self.region
+            vma.offset = vma.start
+            old = 0
+            self.user.map(vma.start, vma.end, prot, vma.object, vma.offset)
+        else:
+            self.user.protect(vma.start, vma.end, prot)
+        self._account(vma, vma.length)
+        if not prot:
+            self.calls.unmap(vma.start, vma.end)
+        elif not old:
+            self._map_host(vma)
+        else:
+            self.calls.protect(vma.start, vma.end, prot)
+        self._merge_around(bisect_right(self._starts, vma.start) - 1)
+
+    def map_again(self, vma: Vma) -> None:
+        """Make the stub map ``vma`` once more: a thread faulted on what another thread's batch has yet to map."""
+        self._map_host(vma)
+
+    # -- brk --------------------------------------------------------------------------------------------------------------------------------
+
+    def set_brk(self, new_brk: int) -> int:
+        """brk(2): the break in force afterwards; a request that can't be met changes nothing."""
+        if new_brk < self.brk_start:
+            return self.brk
+        old_end, new_end = page_up(self.brk), page_up(new_brk)
+        if new_end > old_end:
+            if new_end > TASK_SIZE or not self._free_with_guard(old_end, new_end):
+                return self.brk
+            self.map_anonymous(old_end, new_end - old_end, PROT_READ | PROT_WRITE, name=b"[heap]")
+        elif new_end < old_end:
+            self.unmap(new_end, old_end)
+        self.brk = new_brk
+        return new_brk
+
+    # -- contents ---------------------------------------------------------------------------------------------------------------------------
+
+    def discard(self, start: int, end: int) -> None:
+        """madvise(MADV_DONTNEED): private pages read as zero, or as the file, again."""
+        for vma in self.overlapping(start, end):
+            if not vma.in_region():
+                continue
+            low, high = max(start, vma.start), min(end, vma.end)
+            self.region.punch(low, high - low)
+            if vma.kind is VmaKind.COPIED and vma.file is not None:
+                self.refill(vma, low, high)
+
+    def refill(self, vma: Vma, low: int, high: int) -> None:
+        """Copy file pages of a COPIED mapping into the region again; set by the kernel, which knows files."""
+        get = getattr(vma.file, "map_source", None)
+        if get is not None:
+            obj, offset = get(vma.file_offset + low - vma.start)
+            self._fill_from(obj, offset, low, high)
+
+    def populate_fault(self, address: int, write: bool) -> bool:
+        """Usercopy met a mapped but unbacked page; True to try again."""
+        return self.grow_stack(address)
+
+    def grow_stack(self, address: int) -> bool:
+        """Extend a MAP_GROWSDOWN mapping down to ``address`` if the rules allow."""
+        vma = self.find_next(address)
+        if vma is None or not vma.grows_down or vma.start <= address:
+            return False
+        start = page_down(address)
+        if vma.end - start > self.stack_limit or start < MMAP_MIN_ADDRESS:
+            return False
+        below = self.find_next(start - STACK_GUARD)
+        if below is not None and below is not vma and below.prot and not below.grows_down:
+            return False
+        chunk = max(start - (32 * PAGE_SIZE), vma.end - self.stack_limit, MMAP_MIN_ADDRESS)
+        if below is None or below is vma or below.end <= chunk - STACK_GUARD:
+            start = min(start, page_up(chunk))
+        self.insert(Vma(start, vma.start, vma.prot, VmaKind.ANONYMOUS, self.region, start, name=vma.name, grows_down=True))
+        return True
+
+    def change_attributes(self, start: int, end: int, change: Any) -> None:
+        """Split to [start, end) and apply ``change(vma)`` to each VMA in it (madvise flags, mlock), merging afterwards."""
+        self.split_at(start)
+        self.split_at(end)
+        for vma in self.overlapping(start, end):
+            self._account(vma, -vma.length)
+            change(vma)
+            self._account(vma, vma.length)
+        for vma in self.overlapping(start, end):
+            index = bisect_right(self._starts, vma.start) - 1
+            if index < len(self.vmas) and self.vmas[index] is vma:
+                self._merge_around(index)
+
+    # -- fork -------------------------------------------------------------------------------------------------------------------------------
+
+    def copy_to(self, child: MemoryManager) -> None:
+        """Make ``child`` (fresh) a copy of this address space: private pages are copied (holes stay holes), objects are shared."""
+        for vma in self.vmas:
+            if vma.dont_fork:
+                continue
+            if vma.in_region():
+                copy = vma.copy(vma.start, vma.end, child.region, vma.start)
+                if not vma.wipe_on_fork:
+                    child.region.copy_from(self.region, vma.start, vma.start, vma.length)
+            else:
+                copy = vma.copy(vma.start, vma.end, vma.object, vma.offset)
+            copy.locked = False
+            child.insert(copy)
+        for name in (
+            "mmap_base", "_ceiling", "brk_start", "brk", "arg_start", "arg_end", "env_start", "env_end", "start_code", "end_code", "start_data", "end_data",
+            "start_stack", "auxv", "exe", "dumpable", "stack_limit", "membarrier",
+        ):  # fmt: skip
+            setattr(child, name, getattr(self, name))
+
+    # -- slots ------------------------------------------------------------------------------------------------------------------------------
+
+    def take_slot(self) -> tuple[Slot, bool]:
+        """A slot for a new thread and whether its host thread already exists (parked)."""
+        if self.parked_slots:
+            return self.parked_slots.pop(), True
+        if self.free_slots:
+            return self.stub.slot(self.free_slots.pop()), False
+        index = self.next_slot
+        self.next_slot += 1
+        return self.stub.slot(index), False
+
+    def park_slot(self, slot: Slot) -> None:
+        """A thread ended; its host thread waits for the next one."""
+        slot.task = None
+        self.parked_slots.append(slot)
+
+    def resident_bytes(self) -> int:
+        """Bytes of the region that hold pages."""
+        return 0 if self.dead else self.region.resident()
+
+    def destroy(self) -> None:
+        """The last user is gone: end the stub and free the memory."""
+        if self.dead:
+            return
+        self.dead = True
+        self.stub.kill()
+        for vma in self.vmas:
+            vma.release()
+        self.vmas.clear()
+        self._starts.clear()
+        self.user.unmap(0, 1 << 47)
+        self.region.close()
