@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from polynix.kernelproc.errno import ERESTARTSYS, Errno
+from polynix.kernelproc.spin_policy import SpinPolicy
 
 if TYPE_CHECKING:
     from polynix.addrspace._restricted import Monitor, Slot
@@ -97,7 +98,8 @@ class Engine:
         self.current: Routine = None  # type: ignore[assignment]  # only read while a routine runs
         self.handle_exit: Callable[[Slot], None] = _no_exit_handler
         self.before_sleep: list[Callable[[], None]] = []  # called before each wait that may sleep (drain edge-triggered zmq sockets)
-        self.spin_policy: Callable[[bool], int] = lambda _made_progress: 0  # -> ns to spin before sleeping
+        self.spin = SpinPolicy(monitor)
+        self.when_idle: Callable[[], bool] = lambda: False  # background work before a sleep; True when it did some
         self._ready: deque[tuple[Routine, Any, BaseException | None]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = itertools.count()
@@ -224,9 +226,15 @@ class Engine:
         if timeout != 0:
             for prepare in self.before_sleep:
                 prepare()
-            if self._ready or self._messages:
+            if self._ready or self._messages or self.when_idle():
                 timeout = 0
-        slots, events = self.monitor.wait(timeout, self.spin_policy(bool(timeout == 0)))
+        if timeout == 0:
+            slots, events = self.monitor.wait(0, 0)
+        else:
+            spin = self.spin.before_wait()
+            slots, events = self.monitor.wait(timeout, spin)
+            if spin:
+                self.spin.after_wait(bool(slots))
         handle_exit = self.handle_exit
         for slot in slots:
             handle_exit(slot)
