@@ -58,6 +58,18 @@ class DeviceRegistry:
         return open_device(task, dev, node, flags)
 
 
+    def describe(self) -> bytes:
+        """The text of /proc/devices."""
+        parts = []
+        for block, title in ((False, b"Character devices:"), (True, b"Block devices:")):
+            names = {number: b"dev" for number in self._ranges[block]}
+            for name, (_, dev, is_block) in self.nodes.items():
+                if is_block is block and names.get(major(dev)) == b"dev":
+                    names[major(dev)] = name.split(b"/")[0]
+            parts.append(title + b"\n" + b"".join(b"%3d %s\n" % (number, names[number]) for number in sorted(names)))
+        return b"\n".join(parts)
+
+
 class FileSystemType(Protocol):
     """Makes an instance for mount(2): (kernel, task, source, flags, data) -> FileSystem."""
 

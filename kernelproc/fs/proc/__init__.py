@@ -1,0 +1,1 @@
+"""The process file system (man 5 proc): what the kernel's objects say, as text."""
