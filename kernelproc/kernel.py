@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.expando import Expando
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from polynix.kernelproc.clock import Clock
     from polynix.kernelproc.engine import Engine
     from polynix.kernelproc.kthreads import KernelThreads
+    from polynix.kernelproc.shared_region import SharedRegion
+    from polynix.kernelproc.syscall_loop import SyscallLoop
+    from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.task.thread_group import ThreadGroup
     from polynix.kernelproc.vfs.namespace import Namespace
 
@@ -53,5 +58,25 @@ class Kernel:
         self.memory_limit = 0  # bytes; 0: none
         self.syscall_observers: list[Any] = []  # strace, profile, counters: see syscall_loop
         self.memory: Any = None  # addrspace.region.RegionFactory: makes restricted regions and accounts them
-        self.stubs: Any = None  # addrspace.stub_pool.StubPool
+        self.stubs: Any = None  # addrspace.stub_pool.StubPool: address spaces ready for use
+        self.loop: SyscallLoop = None  # type: ignore[assignment]  # made at boot
+        self.cpus = frozenset(os.sched_getaffinity(0))
+        self.region: SharedRegion | None = None
+        self.keeps_running = False  # several programs share the container: init's end does not stop it
+        self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
 
+    def counters_of(self, task: Task) -> memoryview[int]:
+        """Where ``task``'s counters live: its row of the shared region, or private words without one."""
+        if self.region is not None:
+            return self.region.add_task(task)
+        return memoryview(bytearray(128)).cast("Q")
+
+    def init_exited(self, group: ThreadGroup) -> None:
+        """pid 1 is gone: everything else dies, and the kernel with it."""
+        from polynix.kernelproc.task.exit import begin_group_exit
+
+        for other in list(self.pids.thread_groups.values()):
+            if other is not group and not other.exited:
+                begin_group_exit(other, 9)
+        for callback in self.on_init_exit:
+            callback(group)

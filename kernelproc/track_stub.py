@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 log = logging.getLogger("polynix.track_stub")
 
@@ -24,20 +24,12 @@ class StubPlace(NamedTuple):
 
 
 counts: Counter[StubPlace] = Counter()
-current_process_name: str = "kernel"  # the syscall loop keeps it up to date lazily through `process_name`
+current: Any = None  # the task on whose behalf the kernel runs now; kept by the system call loop
 
 
 def process_name() -> str:
     """The name of the guest process on whose behalf the kernel runs."""
-    from polynix.kernelproc.engine import Engine
-
-    engine = getattr(Engine, "running", None)
-    routine = engine.current if engine is not None else None
-    owner = routine.owner if routine is not None else None
-    if owner is None:
-        return current_process_name
-    comm = getattr(owner, "comm", b"?")
-    return comm.decode(errors="replace") if isinstance(comm, bytes) else str(comm)
+    return "kernel" if current is None else current.comm.decode(errors="replace")
 
 
 def track_stub(message: str, flags: int | None = None) -> None:

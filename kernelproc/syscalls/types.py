@@ -23,4 +23,15 @@ Mode = Annotated[int, U32]  # umode_t (the callee masks with 07777)
 Pid = Annotated[int, S32]  # pid_t
 Uid = Annotated[int, U32]  # uid_t, gid_t
 
-__all__ = ["FdNumber", "Flags", "Int", "Long", "Mode", "Offset", "Pid", "Size", "UInt", "ULong", "Uid", "UserAddress"]
+
+
+class _NoReturn:
+    """What a call returns when its task does not go back by the usual way (exit, a replaced thread)."""
+
+    def __repr__(self) -> str:
+        return "NO_RETURN"
+
+
+NO_RETURN = _NoReturn()
+
+__all__ = ["NO_RETURN", "FdNumber", "Flags", "Int", "Long", "Mode", "Offset", "Pid", "Size", "UInt", "ULong", "Uid", "UserAddress"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.task.pid_table import PidTable
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
 
@@ -29,6 +30,18 @@ class ProcessGroup:
         self.session = session
         self.members: dict[ThreadGroup, None] = {}
         session.process_groups[pgid] = self
+
+    def leave(self, group: ThreadGroup, pids: PidTable) -> None:
+        """Take a process out (it is reaped, or moves); an empty group and an empty session are forgotten."""
+        self.members.pop(group, None)
+        if self.members:
+            return
+        if pids.process_groups.get(self.pgid) is self:
+            del pids.process_groups[self.pgid]
+        session = self.session
+        session.process_groups.pop(self.pgid, None)
+        if not session.process_groups and pids.sessions.get(session.sid) is session:
+            del pids.sessions[session.sid]
 
     def is_orphaned(self) -> bool:
         """No member has a parent in another group of the same session (POSIX)."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.fd_table import FdTable
     from polynix.kernelproc.task.thread_group import ThreadGroup
     from polynix.kernelproc.vfs.fs_context import FsContext
+    from polynix.kernelproc.wait_queue import WaitQueue
 
 PATH_MAX = 4096
 
@@ -31,9 +32,9 @@ class Task:
     """
 
     __slots__ = (
-        "alternate_stack", "attention", "clear_child_tid", "comm", "credentials", "current_syscall", "death_signal", "exit_code", "exited", "expando", "files",
-        "fs", "fs_base", "gs_base", "group", "in_syscall", "kernel", "kicked", "mm", "no_new_privs", "personality", "restart", "robust_list", "routine",
-        "seccomp", "signals", "slot", "start_time_ns", "stopped", "syscall_count", "tid", "timer_slack_ns", "user",
+        "affinity", "alternate_stack", "attention", "borrowed_from", "clear_child_tid", "comm", "counters", "credentials", "current_syscall", "death_signal", "exit_code", "exit_pending", "exited", "expando", "files",
+        "fs", "fs_base", "gs_base", "group", "in_syscall", "kernel", "kicked", "lent_slot", "mm", "nice", "no_new_privs", "personality", "restart", "robust_list", "routine", "saved_frame",
+        "seccomp", "signals", "slot", "start_time_ns", "stopped", "tid", "timer_slack_ns", "user", "uts", "vfork_done",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,14 @@ class Task:
         self.stopped = False  # held by a job control stop
         self.exited = False
         self.exit_code: int = 0  # wait status
+        self.exit_pending: int | None = None  # must end on its way back (another thread's exec), with this wait status
+        self.borrowed_from: Task | None = None  # vfork child: whose host thread this is
+        self.saved_frame: bytes = b""  # that task's registers meanwhile
+        self.lent_slot: Slot | None = None  # the borrowed slot, between leaving the address space and giving it back
+        self.vfork_done: WaitQueue | None = None  # notified when a vfork child lets its parent go
+        self.uts = kernel.uts
+        self.nice = 0
+        self.affinity: frozenset[int] = kernel.cpus
         self.clear_child_tid: UserAddress | None = None
         self.robust_list: tuple[int, int] = (0, 0)  # head address, length
         self.alternate_stack: tuple[int, int, int] = (0, 2, 0)  # ss_sp, ss_flags (SS_DISABLE), ss_size
@@ -80,8 +89,8 @@ class Task:
         self.personality = 0
         self.timer_slack_ns = 50_000
         self.start_time_ns = kernel.clock.boottime_ns()
-        self.syscall_count = 0
         self.expando: dict[type, Any] = {}
+        self.counters: memoryview[int] = kernel.counters_of(self)  # words of region_layout.TaskWord
 
     @property
     def pid(self) -> int:

@@ -37,7 +37,6 @@ class ThreadGroup:
         self.wait_notice: tuple[int, int] | None = None  # (CLD_STOPPED|CLD_CONTINUED, status) that wait() has not fetched yet
         self.child_wait = WaitQueue()  # notified when a child changes state
         self.exit_wait = WaitQueue()  # notified with POLLIN when the group becomes a zombie (pidfd)
-        self.vfork_done: Any = None  # routine of the vfork parent to wake at exec or exit
         self.start_time_ns = kernel.clock.boottime_ns()
         self.usage_user_ns = 0  # of ended threads
         self.usage_system_ns = 0

@@ -1,0 +1,340 @@
+"""The system call loop: why a guest thread left restricted mode, what the kernel does about it, and how it goes back.
+
+Starnix's ``syscall_loop`` crate. Dispatch knows nothing of what calls mean: numbers lead to functions through ``syscalls.table``. On the way out, in this
+order: a group exit in progress ends the task; signals, stops and restarts are looked at when ``task.attention`` says so; queued host calls go along with the
+resume.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from polynix.addrspace._restricted import (
+    BATCH,
+    HOSTILE,
+    KICK,
+    READY,
+    SIGNAL,
+    SYSCALL,
+    THREAD_STARTED,
+    Slot,
+    Stub,
+)
+from polynix.addrspace._usercopy import Fault
+from polynix.addrspace.memory_manager import TASK_SIZE, MemoryManager
+from polynix.kernelproc import track_stub as stubs
+from polynix.kernelproc.engine import Killed, Routine
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.region_layout import TaskWord
+from polynix.kernelproc.signals.delivery import prepare_return
+from polynix.kernelproc.signals.send import force_signal
+from polynix.kernelproc.signals.siginfo import SigInfo
+from polynix.kernelproc.syscalls.table import MAX_SYSCALLS, entries, names
+from polynix.kernelproc.syscalls.types import NO_RETURN
+from polynix.kernelproc.task.exit import address_space_died, begin_group_exit, exit_task
+from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.errno import EFAULT, EIO, ENOSYS
+from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.kernel import Kernel
+    from polynix.kernelproc.task.task import Task
+
+log = logging.getLogger(__name__)
+
+AUDIT_ARCH_X86_64 = 0xC000003E
+EPOLLIN = 1
+SYSCALL_COUNT, FAULT_COUNT = int(TaskWord.SYSCALLS), int(TaskWord.FAULTS)
+SI_KERNEL = 0x80
+TRAP_PAGE_FAULT = 14
+FAULT_WRITE, FAULT_EXEC = 2, 16
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+ENDLESS_FAULTS = 64  # the same fault this often in a row is no longer taken for a race
+
+
+class SyscallLoop:
+    """Handles every exit of every guest thread of one kernel. ``current`` is the task whose exit is being handled."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.engine = kernel.engine
+        self.current: Task | None = None
+        self.observers = kernel.syscall_observers
+        self.engine.handle_exit = self.handle_exit
+        kernel.stubs.on_spawn = self.watch_stub
+        self._tokens: dict[Stub, int] = {}
+        self._last_fault: tuple[int, int, int] = (0, 0, 0)  # tid, address, repetitions
+        kernel.loop = self
+
+    # -- exits ------------------------------------------------------------------------------------------------------------------------------
+
+    def handle_exit(self, slot: Slot) -> None:
+        """One guest thread left restricted mode."""
+        task: Task | None = slot.task
+        reason = slot.reason
+        if task is None:
+            if reason == READY:
+                self._stub_ready(slot, None)
+            return
+        self.current = stubs.current = task
+        if reason == SYSCALL:
+            self.dispatch(task, slot)
+        elif reason == SIGNAL:
+            self.handle_exception(task, slot)
+        elif reason == KICK:
+            task.kicked = False
+            self.return_to_user(task, None)
+        elif reason == BATCH:
+            self._batch_done(task, slot)
+        elif reason == READY:
+            self._stub_ready(slot, task)
+        elif reason == THREAD_STARTED:
+            self.return_to_user(task, None)
+        else:
+            if reason != HOSTILE:
+                log.warning("unknown exit reason %d of %r", reason, task)
+            begin_group_exit(task.group, SIGKILL)
+            self.return_to_user(task, None)
+        self.current = stubs.current = None
+
+    def dispatch(self, task: Task, slot: Slot) -> None:
+        """Read the call's registers, run its function, and go back or block."""
+        number, a0, a1, a2, a3, a4, a5 = call = slot.syscall()
+        task.current_syscall = call
+        task.in_syscall = True
+        task.counters[SYSCALL_COUNT] += 1
+        entry = entries[number] if number < MAX_SYSCALLS else None
+        if entry is None or self.observers or task.seccomp is not None or slot.arch != AUDIT_ARCH_X86_64:
+            self._dispatch_observed(task, slot, entry, call)
+            return
+        try:
+            result = entry(task, a0, a1, a2, a3, a4, a5)
+        except Errno as error:
+            result = -error.errno
+        except Fault:
+            result = -EFAULT
+        except Exception as error:
+            result = self._internal_error(task, call, error)
+        if type(result) is int:
+            if task.attention or task.mm.calls:
+                self.return_to_user(task, result)
+            else:
+                task.in_syscall = False
+                slot.resume_syscall(result)
+        elif result is None:
+            self.return_to_user(task, None)
+        elif result is not NO_RETURN:
+            routine = task.routine = Routine(result, names[number], task, self._routine_done(task))
+            self.engine.start(routine)
+
+    def _dispatch_observed(self, task: Task, slot: Slot, entry: Any, call: tuple[int, ...]) -> None:
+        """The slow way: foreign entries, unknown calls, the guest's own seccomp, observers (strace, counters)."""
+        if slot.arch != AUDIT_ARCH_X86_64:
+            track_stub("32-bit system call entry", call[0])
+            self.return_to_user(task, -ENOSYS)
+            return
+        if task.seccomp is not None:
+            from polynix.kernelproc import seccomp
+
+            verdict = seccomp.decide(task, slot, call)
+            if verdict is not None:
+                self._finish(task, call, verdict)
+                return
+        for observer in list(self.observers):
+            observer.enter(task, call[0], call[1:])
+        if entry is None:
+            track_stub(f"system call {names.get(call[0], call[0])}")
+            self._finish(task, call, -ENOSYS)
+            return
+        try:
+            result = entry(task, *call[1:])
+        except Errno as error:
+            result = -error.errno
+        except Fault:
+            result = -EFAULT
+        except Exception as error:
+            result = self._internal_error(task, call, error)
+        if result is None or result is NO_RETURN or type(result) is int:
+            self._finish(task, call, result)
+        else:
+            finish = self._routine_done(task)
+
+            def done(value: Any, error: BaseException | None) -> None:
+                if not isinstance(error, Killed):
+                    outcome = value if error is None else -error.errno if isinstance(error, Errno) else -EFAULT
+                    self._tell_left(task, call, outcome)
+                finish(value, error)
+
+            routine = task.routine = Routine(result, names.get(call[0], "?"), task, done)
+            self.engine.start(routine)
+
+    def _tell_left(self, task: Task, call: tuple[int, ...], result: Any) -> None:
+        for observer in list(self.observers):
+            observer.leave(task, call[0], call[1:], result if type(result) is int else None)
+
+    def _finish(self, task: Task, call: tuple[int, ...], result: Any) -> None:
+        self._tell_left(task, call, result)
+        if result is not NO_RETURN:
+            self.return_to_user(task, result)
+
+    def _routine_done(self, task: Task) -> Any:
+        def done(value: Any, error: BaseException | None) -> None:
+            task.routine = None
+            previous, self.current = self.current, task
+            stubs.current = task
+            if error is not None:
+                if isinstance(error, Errno):
+                    value = -error.errno
+                elif isinstance(error, Fault):
+                    value = -EFAULT
+                elif isinstance(error, Killed):
+                    value = None
+                else:
+                    value = self._internal_error(task, task.current_syscall, error)
+            if value is not NO_RETURN:
+                self.return_to_user(task, value)
+            self.current = stubs.current = previous
+
+        return done
+
+    def _internal_error(self, task: Task, call: tuple[int, ...], error: BaseException) -> int:
+        """A host error passes on its errno; anything else is our defect: logged, EIO for the guest, and the kernel lives on."""
+        if isinstance(error, OSError) and error.errno:
+            return -error.errno
+        log.error("system call %s of %r failed inside the kernel", names.get(call[0], call[0]), task, exc_info=error)
+        return -EIO
+
+    # -- the way back -----------------------------------------------------------------------------------------------------------------------
+
+    def return_to_user(self, task: Task, result: int | None) -> None:
+        """Let ``task`` go on with the call's ``result`` (None: the registers are complete), unless it must exit or stop."""
+        if task.exited:
+            return
+        if task.group.exit_code is not None:
+            exit_task(task, task.group.exit_code)
+            return
+        if task.exit_pending is not None:
+            exit_task(task, task.exit_pending)
+            return
+        if task.attention:
+            try:
+                if not prepare_return(task, result):
+                    if task.group.exit_code is not None and not task.exited:
+                        exit_task(task, task.group.exit_code)
+                    return
+            except Exception as error:
+                log.error("signal delivery to %r failed inside the kernel", task, exc_info=error)
+                begin_group_exit(task.group, SIGKILL)
+                if not task.exited:
+                    exit_task(task, SIGKILL)
+                return
+        elif result is not None:
+            assert task.slot is not None
+            task.slot.ax = result & 0xFFFFFFFFFFFFFFFF
+        task.in_syscall = False
+        self.resume(task)
+
+    def start(self, task: Task) -> None:
+        """Let a new task run; its slot has its registers."""
+        self.return_to_user(task, None)
+
+    def resume(self, task: Task) -> None:
+        """Continue the guest thread, after the host calls that its address space has queued."""
+        slot = task.slot
+        mm = task.mm
+        if slot is None or not mm.ready:
+            return  # a fresh stub: it starts when it reports READY
+        calls = mm.calls
+        if calls:
+            slot.resume(report_back=not calls.push(slot))
+        else:
+            slot.resume()
+
+    def _batch_done(self, task: Task, slot: Slot) -> None:
+        """A batch came back: it failed, or there is more of it."""
+        for result in slot.batch_results():
+            if result < 0:
+                log.debug("host call failed in %r: %s", task, slot.batch_results())
+                self._host_call_failed(task, -result)
+                return
+        if task.group.exit_code is not None or task.exit_pending is not None:
+            self.return_to_user(task, None)
+        else:
+            self.resume(task)
+
+    def _host_call_failed(self, task: Task, error: int) -> None:
+        """The stub's maps no longer agree with the VMAs: as with a failing exec past its point of no return, the process can only die."""
+        track_stub("host call failed in a stub", error)
+        begin_group_exit(task.group, SIGKILL)
+        self.return_to_user(task, None)
+
+    # -- exceptions -------------------------------------------------------------------------------------------------------------------------
+
+    def handle_exception(self, task: Task, slot: Slot) -> None:
+        """A synchronous fault of the guest: mend it (stack growth, pages on demand) or turn it into its signal."""
+        signo, code, address, trap, error = slot.fault()
+        if signo == SIGSEGV and trap == TRAP_PAGE_FAULT:
+            if self.handle_page_fault(task, address, error):
+                self.return_to_user(task, None)
+                return
+            vma = task.mm.find(address)
+            code = SEGV_ACCERR if vma is not None else SEGV_MAPERR
+        elif signo == SIGBUS and trap in (0, TRAP_PAGE_FAULT):
+            vma = task.mm.find(address)
+            if vma is not None and vma.in_region():
+                log.warning("out of memory: killing %r", task)
+                begin_group_exit(task.group, SIGKILL)
+                self.return_to_user(task, None)
+                return
+            code = BUS_ADRERR
+        elif signo == SIGSYS:
+            code = SI_KERNEL
+        elif signo == SIGSEGV:
+            code, address = SI_KERNEL, 0
+        force_signal(task, SigInfo(signo, code, addr=address))
+        self.return_to_user(task, None)
+
+    def handle_page_fault(self, task: Task, address: int, error: int) -> bool:
+        """True when the access may be tried again."""
+        mm = task.mm
+        task.counters[FAULT_COUNT] += 1
+        vma = mm.find(address)
+        if vma is None:
+            return mm.grow_stack(address)
+        wanted = PROT_WRITE if error & FAULT_WRITE else PROT_EXEC if error & FAULT_EXEC else PROT_READ
+        granted = vma.prot | (PROT_READ if vma.prot & (PROT_WRITE | PROT_EXEC) else 0)
+        if not granted & wanted or address >= TASK_SIZE:
+            return False
+        tid, last, count = self._last_fault
+        count = count + 1 if (tid, last) == (task.tid, address) else 0
+        self._last_fault = (task.tid, address, count)
+        if count > ENDLESS_FAULTS:
+            return False
+        mm.map_again(vma)
+        return True
+
+    # -- stubs ------------------------------------------------------------------------------------------------------------------------------
+
+    def watch_stub(self, stub: Stub) -> None:
+        """Hear of the stub's death."""
+        self._tokens[stub] = self.engine.watch(stub.pidfd, EPOLLIN, lambda _events: self.stub_died(stub))
+
+    def _stub_ready(self, slot: Slot, task: Task | None) -> None:
+        mm: MemoryManager = slot.stub.tag
+        mm.ready = True
+        if task is not None:
+            self.return_to_user(task, None)
+
+    def stub_died(self, stub: Stub) -> None:
+        """A restricted process ended: expected after an exit, SIGKILL for its guests otherwise."""
+        token = self._tokens.pop(stub, None)
+        if token is None:
+            return
+        self.engine.unwatch(stub.pidfd, token)
+        mm: MemoryManager = stub.tag
+        status = stub.reap()
+        if not mm.dead:
+            log.debug("restricted process %d died with status %s", stub.pid, status)
+            address_space_died(self.kernel, mm)
+        stub.close()

@@ -1,0 +1,510 @@
+"""System calls on address spaces: the mmap family, brk, madvise, mlock, process_vm, membarrier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, MemoryManager, page_up
+from polynix.addrspace.remap import remap
+from polynix.addrspace.vma import VmaKind
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.syscalls.table import syscall
+from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Pid, Size, UInt, ULong, UserAddress
+from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ESRCH
+from polynix.kernelproc.uapi.mman import (
+    MADV_COLD,
+    MADV_DODUMP,
+    MADV_DOFORK,
+    MADV_DONTDUMP,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_FREE,
+    MADV_HUGEPAGE,
+    MADV_KEEPONFORK,
+    MADV_MERGEABLE,
+    MADV_NOHUGEPAGE,
+    MADV_NORMAL,
+    MADV_PAGEOUT,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_RANDOM,
+    MADV_REMOVE,
+    MADV_SEQUENTIAL,
+    MADV_UNMERGEABLE,
+    MADV_WILLNEED,
+    MADV_WIPEONFORK,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_SHARED_VALIDATE,
+    MCL_CURRENT,
+    MCL_FUTURE,
+    MCL_ONFAULT,
+    MREMAP_DONTUNMAP,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    MS_ASYNC,
+    MS_INVALIDATE,
+    MS_SYNC,
+    PROT_GROWSDOWN,
+    PROT_GROWSUP,
+)
+from polynix.kernelproc.uapi.resource import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.task.task import Task
+
+CAP_IPC_LOCK, CAP_SYS_PTRACE = 14, 19
+PROT_MASK = PROT_READ | PROT_WRITE | PROT_EXEC
+PROT_SEM = 8
+MAP_TYPE = 0x0F
+KNOWN_MAP_FLAGS = 0x0F | 0x7FFFF0 | MAP_FIXED_NOREPLACE
+IOV_MAX = 1024
+
+
+def check_room(task: Task, length: int, *, data: bool = False) -> None:
+    """RLIMIT_AS and RLIMIT_DATA. Errors: ENOMEM."""
+    mm, limits = task.mm, task.group.limits
+    limit = limits.soft(RLIMIT_AS)
+    if limit != RLIM_INFINITY and mm.total_vm + length > limit:
+        raise Errno(ENOMEM)
+    if data:
+        limit = limits.soft(RLIMIT_DATA)
+        if limit != RLIM_INFINITY and mm.data_vm + length > limit:
+            raise Errno(ENOMEM)
+
+
+def check_memlock(task: Task, length: int, denied: int = ENOMEM) -> None:
+    """RLIMIT_MEMLOCK, unless the caller has CAP_IPC_LOCK."""
+    limit = task.group.limits.soft(RLIMIT_MEMLOCK)
+    if limit == RLIM_INFINITY or task.credentials.has_capability(CAP_IPC_LOCK):
+        return
+    if limit == 0:
+        raise Errno(EPERM)
+    if task.mm.locked_vm + length > limit:
+        raise Errno(denied)
+
+
+# -- mmap and munmap --------------------------------------------------------------------------------------------------------------------------
+
+
+@syscall()
+def mmap(task: Task, address: ULong, length: Size, prot: ULong, flags: ULong, fd: FdNumber, offset: ULong) -> int:
+    """man 2 mmap"""
+    if length == 0 or offset & 4095:
+        raise Errno(EINVAL)
+    length = page_up(length)
+    mm = task.mm
+    kind = flags & MAP_TYPE
+    file = None
+    if not flags & MAP_ANONYMOUS:
+        file = task.files.get_io(fd)
+        if offset + length >= 1 << 63:
+            raise Errno(EOVERFLOW)
+    if kind not in (MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE):
+        raise Errno(EINVAL)
+    if length > TASK_SIZE:
+        raise Errno(ENOMEM)
+    if kind == MAP_SHARED_VALIDATE:
+        if flags & ~KNOWN_MAP_FLAGS:
+            raise Errno(EOPNOTSUPP)
+        kind = MAP_SHARED
+    shared = kind == MAP_SHARED
+    prot &= PROT_MASK
+    if flags & MAP_HUGETLB:
+        track_stub("mmap MAP_HUGETLB")
+        raise Errno(ENOMEM if file is None else EINVAL)
+    if file is not None:
+        if not file.readable or (shared and prot & PROT_WRITE and not file.writable):
+            raise Errno(EACCES)
+        if prot & PROT_EXEC and file.name is not None and file.name.mount.flags & 8:
+            raise Errno(EPERM)
+    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+        if address & 4095:
+            raise Errno(EINVAL)
+        if address + length > TASK_SIZE:
+            raise Errno(ENOMEM)
+        if address < MMAP_MIN_ADDRESS and not task.credentials.has_capability(17):
+            raise Errno(EPERM)
+        if flags & MAP_FIXED_NOREPLACE and not mm.is_free(address, address + length):
+            raise Errno(EEXIST)
+        start = address
+    else:
+        start = mm.find_free(length, address)
+    private_data = not shared and bool(prot & PROT_WRITE)
+    check_room(task, length, data=private_data)
+    locked = bool(flags & MAP_LOCKED) or mm.mlock_future
+    if locked:
+        check_memlock(task, length, EAGAIN)
+    if file is None:
+        if shared:
+            vma = mm.map_shared(start, length, prot, task.kernel.memory.new_object(length), 0, name=b"/dev/zero (deleted)")
+        else:
+            vma = mm.map_anonymous(start, length, prot, grows_down=bool(flags & MAP_GROWSDOWN), noreserve=bool(flags & MAP_NORESERVE))
+    else:
+        obj, base = file.ops.get_memory(file, task, length, offset, prot, shared)
+        if shared:
+            max_prot = PROT_MASK if file.writable else PROT_READ | PROT_EXEC
+            vma = mm.map_shared(start, length, prot, obj, base + offset, file=file, file_offset=offset, max_prot=max_prot)
+        else:
+            vma = mm.map_private_file(start, length, prot, obj, base + offset, file=file, file_offset=offset)
+        file.ops.mapped(file, length, offset)
+    if locked:
+        vma.locked = True
+        mm.locked_vm += length
+    return start
+
+
+@syscall()
+def munmap(task: Task, address: ULong, length: Size) -> int:
+    """man 2 munmap"""
+    if address & 4095 or length == 0 or address > TASK_SIZE or page_up(length) > TASK_SIZE - address:
+        raise Errno(EINVAL)
+    task.mm.unmap(address, address + page_up(length))
+    return 0
+
+
+@syscall()
+def mprotect(task: Task, address: ULong, length: Size, prot: ULong) -> int:
+    """man 2 mprotect"""
+    mm = task.mm
+    grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
+    if prot & ~(PROT_MASK | PROT_SEM | PROT_GROWSDOWN | PROT_GROWSUP) or grows == PROT_GROWSDOWN | PROT_GROWSUP or address & 4095:
+        raise Errno(EINVAL)
+    if length == 0:
+        return 0
+    end = address + page_up(length)
+    if end <= address or end > 1 << 63:
+        raise Errno(ENOMEM)
+    if grows:
+        vma = mm.find(address)
+        if vma is None or not vma.grows_down or grows & PROT_GROWSUP:
+            raise Errno(EINVAL)
+        address = vma.start
+    prot &= PROT_MASK
+    if prot & PROT_WRITE:
+        gained = sum(min(end, vma.end) - max(address, vma.start) for vma in mm.overlapping(address, end) if vma.private and not vma.prot & PROT_WRITE)
+        if gained:
+            check_room(task, 0, data=False)
+            limit = task.group.limits.soft(RLIMIT_DATA)
+            if limit != RLIM_INFINITY and mm.data_vm + gained > limit:
+                raise Errno(ENOMEM)
+    mm.protect(address, end, prot)
+    return 0
+
+
+@syscall()
+def pkey_mprotect(task: Task, address: ULong, length: Size, prot: ULong, key: Int) -> int:
+    """man 2 pkey_mprotect; without keys"""
+    if key != -1:
+        track_stub("pkey_mprotect with a key")
+        raise Errno(EINVAL)
+    return mprotect(task, address, length, prot)
+
+
+@syscall("mremap")
+def mremap_(task: Task, old: ULong, old_length: Size, new_length: Size, flags: Flags, new: ULong) -> int:
+    """man 2 mremap"""
+    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP):
+        raise Errno(EINVAL)
+    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and not flags & MREMAP_MAYMOVE:
+        raise Errno(EINVAL)
+    old_length, new_length = page_up(old_length), page_up(new_length)
+    if flags & MREMAP_DONTUNMAP and old_length != new_length:
+        raise Errno(EINVAL)
+    if old & 4095 or new_length == 0:
+        raise Errno(EINVAL)
+    if flags & MREMAP_FIXED:
+        if new & 4095 or new_length > TASK_SIZE or new > TASK_SIZE - new_length or new < MMAP_MIN_ADDRESS:
+            raise Errno(EINVAL)
+        if new < old + old_length and old < new + new_length:
+            raise Errno(EINVAL)
+    elif new_length > TASK_SIZE:
+        raise Errno(ENOMEM)
+    if new_length > old_length:
+        check_room(task, new_length - old_length)
+    place = new if flags & MREMAP_FIXED else None
+    return remap(
+        task.mm, old, old_length, new_length, may_move=bool(flags & MREMAP_MAYMOVE), place=place, hint=new, keep_old=bool(flags & MREMAP_DONTUNMAP)
+    )
+
+
+@syscall("brk")
+def brk_(task: Task, address: ULong) -> int:
+    """man 2 brk (the raw call: returns the break in force)"""
+    mm = task.mm
+    if address > mm.brk:
+        try:
+            check_room(task, page_up(address) - page_up(mm.brk), data=True)
+        except Errno:
+            return mm.brk
+    return mm.set_brk(address)
+
+
+# -- advice and residency ---------------------------------------------------------------------------------------------------------------------
+
+_ADVICE_WITHOUT_EFFECT = {
+    MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP,
+    MADV_COLD, MADV_PAGEOUT,
+}  # fmt: skip
+
+
+@syscall()
+def madvise(task: Task, address: ULong, length: Size, advice: Int) -> int:
+    """man 2 madvise"""
+    mm = task.mm
+    known = advice in _ADVICE_WITHOUT_EFFECT or advice in (
+        MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
+    )  # fmt: skip
+    if not known:
+        track_stub("madvise", advice)
+    if not known or address & 4095:
+        raise Errno(EINVAL)
+    end = address + page_up(length)
+    if end < address or end > 1 << 63:
+        raise Errno(EINVAL)
+    if end == address:
+        return 0
+    vmas = mm.overlapping(address, end)
+    if advice in (MADV_DONTNEED, MADV_FREE):
+        if any(vma.locked for vma in vmas):
+            raise Errno(EINVAL)
+        if advice == MADV_FREE and any(vma.kind is not VmaKind.ANONYMOUS for vma in vmas):
+            raise Errno(EINVAL)
+        mm.discard(address, end)
+    elif advice == MADV_REMOVE:
+        for vma in vmas:
+            if vma.kind is not VmaKind.SHARED or not vma.prot & PROT_WRITE:
+                raise Errno(EACCES if vma.kind is VmaKind.SHARED else EINVAL)
+            low, high = max(address, vma.start), min(end, vma.end)
+            vma.object.punch(vma.offset + low - vma.start, high - low)
+    elif advice in (MADV_DONTFORK, MADV_DOFORK):
+        mm.change_attributes(address, end, lambda vma: setattr(vma, "dont_fork", advice == MADV_DONTFORK))
+    elif advice in (MADV_WIPEONFORK, MADV_KEEPONFORK):
+        if advice == MADV_WIPEONFORK and any(vma.kind is not VmaKind.ANONYMOUS for vma in vmas):
+            raise Errno(EINVAL)
+        mm.change_attributes(address, end, lambda vma: setattr(vma, "wipe_on_fork", advice == MADV_WIPEONFORK))
+    elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+        needed = PROT_READ if advice == MADV_POPULATE_READ else PROT_WRITE
+        if not mm.is_covered(address, end):
+            raise Errno(ENOMEM)
+        if any(not vma.prot & needed for vma in vmas):
+            raise Errno(EFAULT)
+    if not mm.is_covered(address, end):
+        raise Errno(ENOMEM)
+    return 0
+
+
+@syscall()
+def mincore(task: Task, address: ULong, length: Size, vector: UserAddress) -> int:
+    """man 2 mincore"""
+    if address & 4095:
+        raise Errno(EINVAL)
+    end = address + page_up(length)
+    mm = task.mm
+    if end < address or end > TASK_SIZE or not mm.is_covered(address, end):
+        raise Errno(ENOMEM)
+    answer = bytearray((end - address) >> 12)
+    for vma in mm.overlapping(address, end):
+        low, high = max(address, vma.start), min(end, vma.end)
+        if vma.kind is VmaKind.FILE:
+            ranges = [(low, high)]
+        else:
+            base = vma.offset + low - vma.start
+            ranges = [(start - base + low, stop - base + low) for start, stop in vma.object.data_ranges(base, high - low)]
+        for start, stop in ranges:
+            first, last = (start - address) >> 12, (min(stop, high) - address + 4095) >> 12
+            answer[first:last] = b"\1" * (last - first)
+    task.copy_out(vector, answer)
+    return 0
+
+
+@syscall()
+def msync(task: Task, address: ULong, length: Size, flags: Flags) -> int:
+    """man 2 msync; shared pages are the file's own pages, so only a host file has anything to write back"""
+    if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or flags & MS_ASYNC and flags & MS_SYNC or address & 4095:
+        raise Errno(EINVAL)
+    end = address + page_up(length)
+    if end < address:
+        raise Errno(ENOMEM)
+    if end > address and not task.mm.is_covered(address, end):
+        raise Errno(ENOMEM)
+    return 0
+
+
+# -- locking ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def _set_locked(mm: MemoryManager, start: int, end: int, locked: bool) -> None:
+    mm.change_attributes(start, end, lambda vma: setattr(vma, "locked", locked))
+
+
+def _lock(task: Task, address: int, length: int) -> int:
+    start = address & ~4095
+    end = page_up(address + length)
+    if end < start:
+        raise Errno(EINVAL)
+    check_memlock(task, end - start)
+    if start == end:
+        return 0
+    covered = task.mm.is_covered(start, end)
+    _set_locked(task.mm, start, end, True)
+    if not covered:
+        raise Errno(ENOMEM)
+    return 0
+
+
+@syscall()
+def mlock(task: Task, address: ULong, length: Size) -> int:
+    """man 2 mlock"""
+    return _lock(task, address, length)
+
+
+@syscall()
+def mlock2(task: Task, address: ULong, length: Size, flags: Flags) -> int:
+    """man 2 mlock2"""
+    if flags & ~1:
+        raise Errno(EINVAL)
+    return _lock(task, address, length)
+
+
+@syscall()
+def munlock(task: Task, address: ULong, length: Size) -> int:
+    """man 2 munlock"""
+    start, end = address & ~4095, page_up(address + length)
+    if end < start:
+        raise Errno(EINVAL)
+    covered = task.mm.is_covered(start, end)
+    _set_locked(task.mm, start, end, False)
+    if not covered:
+        raise Errno(ENOMEM)
+    return 0
+
+
+@syscall()
+def mlockall(task: Task, flags: Flags) -> int:
+    """man 2 mlockall"""
+    if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
+        raise Errno(EINVAL)
+    mm = task.mm
+    if flags & MCL_CURRENT:
+        check_memlock(task, mm.total_vm - mm.locked_vm)
+        _set_locked(mm, 0, TASK_SIZE, True)
+    else:
+        check_memlock(task, 0)
+    mm.mlock_future = bool(flags & MCL_FUTURE)
+    return 0
+
+
+@syscall()
+def munlockall(task: Task) -> int:
+    """man 2 munlockall"""
+    task.mm.mlock_future = False
+    _set_locked(task.mm, 0, TASK_SIZE, False)
+    return 0
+
+
+# -- other processes --------------------------------------------------------------------------------------------------------------------------
+
+
+def _read_iov(task: Task, address: UserAddress, count: int) -> list[tuple[UserAddress, int]]:
+    if count > IOV_MAX:
+        raise Errno(EINVAL)
+    data = task.copy_in(address, count * 16)
+    iov = [(int.from_bytes(data[index : index + 8], "little"), int.from_bytes(data[index + 8 : index + 16], "little")) for index in range(0, len(data), 16)]
+    if any(length >= 1 << 63 for _, length in iov):
+        raise Errno(EINVAL)
+    return [(UserAddress(base), length) for base, length in iov]
+
+
+def _process_vm(task: Task, pid: int, local: UserAddress, local_count: int, remote: UserAddress, remote_count: int, flags: int, *, write: bool) -> int:
+    if flags:
+        raise Errno(EINVAL)
+    local_iov = _read_iov(task, local, local_count)
+    remote_iov = _read_iov(task, remote, remote_count)
+    other = task.kernel.pids.tasks.get(pid)
+    if other is None or other.exited:
+        raise Errno(ESRCH)
+    if other.group is not task.group and not task.credentials.has_capability(CAP_SYS_PTRACE):
+        mine, theirs = task.credentials, other.credentials
+        if {theirs.uid, theirs.euid, theirs.suid} != {mine.fsuid} or {theirs.gid, theirs.egid, theirs.sgid} != {mine.fsgid} or not other.group.dumpable:
+            raise Errno(EPERM)
+    source, source_iov, target, target_iov = (task, local_iov, other, remote_iov) if write else (other, remote_iov, task, local_iov)
+    capacity = sum(length for _, length in target_iov)
+    total = 0
+    for address, length in source_iov:
+        length = min(length, capacity - total)
+        if length <= 0:
+            break
+        data = source.user.copy_in_partial(address, length)
+        done = _scatter(target, target_iov, total, data) if data else 0
+        total += done
+        if done < length:
+            if not total:
+                raise Errno(EFAULT)
+            break
+    return total
+
+
+def _scatter(target: Task, iov: list[tuple[UserAddress, int]], position: int, data: bytes) -> int:
+    done = 0
+    for address, length in iov:
+        if position >= length:
+            position -= length
+            continue
+        piece = data[done : done + length - position]
+        if not piece:
+            break
+        stored = target.user.copy_out(address + position, piece)
+        done += stored
+        if stored < len(piece):
+            break
+        position = 0
+    return done
+
+
+@syscall()
+def process_vm_readv(task: Task, pid: Pid, local: UserAddress, local_count: ULong, remote: UserAddress, remote_count: ULong, flags: ULong) -> int:
+    """man 2 process_vm_readv"""
+    return _process_vm(task, pid, local, local_count, remote, remote_count, flags, write=False)
+
+
+@syscall()
+def process_vm_writev(task: Task, pid: Pid, local: UserAddress, local_count: ULong, remote: UserAddress, remote_count: ULong, flags: ULong) -> int:
+    """man 2 process_vm_writev"""
+    return _process_vm(task, pid, local, local_count, remote, remote_count, flags, write=True)
+
+
+# -- membarrier -------------------------------------------------------------------------------------------------------------------------------
+
+_MEMBARRIER_COMMANDS = 1 | 2 | 4 | 8 | 16
+
+
+@syscall()
+def membarrier(task: Task, command: Int, flags: UInt, cpu: Int) -> int:
+    """man 2 membarrier; every hand-off is a full barrier, and a sibling that runs meets one when it is kicked"""
+    if flags:
+        raise Errno(EINVAL)
+    if command == 0:
+        return _MEMBARRIER_COMMANDS
+    if command not in (1, 2, 4, 8, 16):
+        raise Errno(EINVAL)
+    mm = task.mm
+    if command == 8 and not mm.membarrier & 16:
+        raise Errno(EPERM)
+    if command in (4, 16):
+        mm.membarrier |= command
+        return 0
+    for other in task.kernel.pids.tasks.values():
+        if other is not task and other.slot is not None and not other.exited and (other.mm is mm or command != 8) and other.routine is None and not other.kicked:
+            other.kicked = True
+            other.slot.kick()
+    return 0
+

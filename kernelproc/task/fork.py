@@ -1,0 +1,235 @@
+"""Making tasks: fork, vfork, clone, clone3.
+
+- A new address space: the child's is copied from the parent's (``MemoryManager.copy_to``) into a stub from the pool.
+- CLONE_VM: a host thread of the same stub, parked or made by a batched clone.
+- CLONE_VM|CLONE_VFORK without a TLS of its own: the child borrows the parent's host thread until it execs or exits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from polynix.addrspace._usercopy import Fault, UserAddress
+from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.signals.signal_state import ProcessSignals
+from polynix.kernelproc.task.task import Task
+from polynix.kernelproc.task.thread_group import ThreadGroup
+from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, EPERM
+from polynix.kernelproc.uapi.resource import RLIMIT_NPROC
+from polynix.kernelproc.uapi.sched import (
+    CLONE_CHILD_CLEARTID,
+    CLONE_CHILD_SETTID,
+    CLONE_CLEAR_SIGHAND,
+    CLONE_FILES,
+    CLONE_FS,
+    CLONE_NEWNS,
+    CLONE_NEWUTS,
+    CLONE_PARENT,
+    CLONE_PARENT_SETTID,
+    CLONE_PIDFD,
+    CLONE_SETTLS,
+    CLONE_SIGHAND,
+    CLONE_THREAD,
+    CLONE_VFORK,
+    CLONE_VM,
+)
+from polynix.kernelproc.wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from polynix.addrspace._restricted import Slot
+
+CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
+UNSUPPORTED_NAMESPACES = 0x02000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x80  # cgroup, ipc, user, pid, net, time
+
+
+class CloneArguments(NamedTuple):
+    """clone3's arguments; ``stack`` is the stack pointer to start with, 0 for the parent's."""
+
+    flags: int
+    exit_signal: int = 17
+    stack: int = 0
+    tls: int = 0
+    parent_tid: int = 0
+    child_tid: int = 0
+    pidfd: int = 0
+    set_tid: int = 0
+
+
+def check_flags(task: Task, arguments: CloneArguments) -> None:
+    """Errors: EINVAL for combinations that man 2 clone forbids, EPERM for namespaces without the capability."""
+    flags = arguments.flags
+    if (flags & CLONE_SIGHAND and not flags & CLONE_VM) or (flags & CLONE_THREAD and not flags & CLONE_SIGHAND):
+        raise Errno(EINVAL)
+    if flags & CLONE_FS and flags & CLONE_NEWNS:
+        raise Errno(EINVAL)
+    if flags & CLONE_CLEAR_SIGHAND and flags & CLONE_SIGHAND:
+        raise Errno(EINVAL)
+    if flags & CLONE_PARENT and task.kernel.init is task.group:
+        raise Errno(EINVAL)
+    if flags & (CLONE_NEWNS | CLONE_NEWUTS | UNSUPPORTED_NAMESPACES) and not task.credentials.has_capability(CAP_SYS_ADMIN):
+        raise Errno(EPERM)
+    if flags & UNSUPPORTED_NAMESPACES:
+        track_stub("clone into a new namespace", flags & UNSUPPORTED_NAMESPACES)
+        raise Errno(EINVAL)
+
+
+def check_limits(task: Task) -> None:
+    """Errors: EAGAIN at RLIMIT_NPROC of the real uid or at the container's pids limit."""
+    kernel = task.kernel
+    if kernel.pids_limit and len(kernel.pids.tasks) >= kernel.pids_limit:
+        raise Errno(EAGAIN)
+    limit = task.group.limits.soft(RLIMIT_NPROC)
+    if limit < len(kernel.pids.tasks) and task.credentials.uid != 0 and not task.credentials.has_capability(CAP_SYS_RESOURCE):
+        uid = task.credentials.uid
+        if sum(1 for other in kernel.pids.tasks.values() if other.credentials.uid == uid) >= limit:
+            raise Errno(EAGAIN)
+
+
+async def clone(task: Task, arguments: CloneArguments) -> int:
+    """Make the task that ``arguments`` describe and start it; returns its tid, for vfork after the child has let go."""
+    check_flags(task, arguments)
+    check_limits(task)
+    flags = arguments.flags
+    kernel = task.kernel
+    parent_slot = task.slot
+    assert parent_slot is not None
+    tid = kernel.pids.allocate()
+    borrow = flags & (CLONE_VM | CLONE_VFORK | CLONE_SETTLS) == CLONE_VM | CLONE_VFORK
+    mm = task.mm if flags & CLONE_VM else kernel.stubs.take()
+    pidfd = -1
+    try:
+        if not flags & CLONE_VM:
+            task.mm.copy_to(mm)
+        child = _new_task(task, tid, arguments, mm)
+        if flags & CLONE_PIDFD:
+            from polynix.kernelproc.vfs.pidfd import new_pidfd
+
+            pidfd = task.files.install(new_pidfd(kernel, child.group), cloexec=True)
+            task.user.store_u32(UserAddress(arguments.pidfd), pidfd)
+        if flags & CLONE_PARENT_SETTID:
+            task.user.store_u32(UserAddress(arguments.parent_tid), tid)
+    except BaseException:
+        if pidfd >= 0:
+            task.files.close(pidfd, task)
+        if mm is not task.mm:
+            mm.destroy()
+        raise
+    if flags & CLONE_CHILD_SETTID:
+        try:
+            mm.user.store_u32(UserAddress(arguments.child_tid), tid)
+        except Fault:
+            pass
+    if flags & CLONE_CHILD_CLEARTID:
+        child.clear_child_tid = UserAddress(arguments.child_tid)
+    _enter_tables(task, child, flags)
+    mm.users += 1
+    done = child.vfork_done = WaitQueue() if flags & CLONE_VFORK else None
+    if borrow:
+        child.borrowed_from = task
+        child.saved_frame = parent_slot.save_frame()
+        task.slot = None
+        _start(child, parent_slot, arguments)
+    elif flags & CLONE_VM:
+        _start_thread(task, child, parent_slot, arguments)
+    else:
+        slot = mm.stub.slot(0)
+        slot.load_frame(parent_slot.save_frame())
+        slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, arguments.tls if flags & CLONE_SETTLS else parent_slot.fs_base)
+        if parent_slot.gs_base:
+            slot.push(NR_ARCH_PRCTL, ARCH_SET_GS, parent_slot.gs_base)
+        _start(child, slot, arguments)
+    if done is not None:
+        while child.vfork_done is not None and not child.exited:
+            await done.wait(interruptible=False)
+    return tid
+
+
+def _new_task(task: Task, tid: int, arguments: CloneArguments, mm: object) -> Task:
+    flags = arguments.flags
+    if flags & CLONE_THREAD:
+        group = task.group
+    else:
+        group = ThreadGroup(task.kernel, tid, task.group.process_group, ProcessSignals(), task.group.limits.copy())
+        group.exit_signal = arguments.exit_signal & 0xFF
+        group.dumpable = task.group.dumpable
+        group.oom_score_adj = task.group.oom_score_adj
+    if flags & CLONE_FILES:
+        files = task.files
+        files.users += 1
+    else:
+        files = task.files.fork()
+        files.limit_source = group.limits
+    if flags & CLONE_FS:
+        fs = task.fs
+        fs.users += 1
+    else:
+        fs = task.fs.fork()
+    if flags & CLONE_NEWNS:
+        fs.unshare_namespace()
+    if flags & CLONE_SIGHAND:
+        actions = task.signals.actions
+        actions.users += 1
+    else:
+        actions = task.signals.actions.fork()
+        if flags & CLONE_CLEAR_SIGHAND:
+            actions.clear_handlers()
+    signals = task.signals.fork(actions)
+    child = Task(task.kernel, tid, group, mm=mm, files=files, fs=fs, signals=signals, credentials=task.credentials, comm=task.comm)  # type: ignore[arg-type]
+    if not flags & CLONE_VM or flags & CLONE_VFORK:
+        child.alternate_stack = task.alternate_stack
+    child.no_new_privs = task.no_new_privs
+    child.seccomp = task.seccomp
+    child.personality = task.personality
+    child.timer_slack_ns = task.timer_slack_ns
+    child.uts = task.uts.copy() if flags & CLONE_NEWUTS else task.uts
+    child.nice = task.nice
+    child.affinity = task.affinity
+    return child
+
+
+def _enter_tables(task: Task, child: Task, flags: int) -> None:
+    pids = task.kernel.pids
+    group = child.group
+    pids.tasks[child.tid] = child
+    group.tasks[child.tid] = child
+    if flags & CLONE_THREAD:
+        return
+    group.leader = child
+    pids.thread_groups[child.tid] = group
+    group.process_group.members[group] = None
+    parent = task.group.parent if flags & CLONE_PARENT else task.group
+    group.parent = parent
+    if flags & CLONE_PARENT:
+        group.exit_signal = task.group.exit_signal
+    if parent is not None:
+        parent.children[group.pid] = group
+
+
+def _prepare(child: Task, slot: Slot, arguments: CloneArguments) -> None:
+    slot.task = child
+    child.slot = slot
+    slot.ax = 0
+    if arguments.stack:
+        slot.sp = arguments.stack
+
+
+def _start(child: Task, slot: Slot, arguments: CloneArguments) -> None:
+    _prepare(child, slot, arguments)
+    child.kernel.loop.start(child)
+
+
+def _start_thread(task: Task, child: Task, parent_slot: Slot, arguments: CloneArguments) -> None:
+    """A host thread of the same stub: a parked one is reused, a new one is cloned by the parent's next batch and starts by itself."""
+    mm = task.mm
+    slot, parked = mm.take_slot()
+    frame = parent_slot.save_frame()
+    tls = arguments.tls if arguments.flags & CLONE_SETTLS else parent_slot.fs_base
+    slot.load_frame(frame)
+    _prepare(child, slot, arguments)
+    if parked:
+        slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, tls)
+        child.kernel.loop.start(child)
+    else:
+        parent_slot.push_clone(slot, tls, True)
