@@ -7,5 +7,8 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     file,
     futex,
     lock,
+    name,
+    open,
+    stat,
     storage,
 )

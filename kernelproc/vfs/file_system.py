@@ -6,9 +6,10 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from polynix.kernelproc.vfs.fs_node import FsNode
+from polynix.kernelproc.vfs.dir_entry import DirEntry
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.vfs.fs_node import FsNode
     from polynix.kernelproc.vfs.ops import FileSystemOps
 
 _minors = itertools.count(1)
@@ -25,7 +26,15 @@ class FileSystem:
         self.read_only = read_only
         self.dev = (minor & 0xFF) | ((minor & ~0xFF) << 12)
         self.root: FsNode = None  # type: ignore[assignment]  # set by the file system's constructor
+        self._root_entry: DirEntry | None = None
         self._inos = itertools.count(1)
+
+    @property
+    def root_entry(self) -> DirEntry:
+        """The directory entry of the root, which all mounts of this instance share."""
+        if self._root_entry is None:
+            self._root_entry = DirEntry(None, b"", self.root)
+        return self._root_entry
 
     def new_ino(self) -> int:
         """The next free inode number (the root's is the first)."""

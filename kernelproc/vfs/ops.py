@@ -120,6 +120,8 @@ class FileOps:
 class FsNodeOps:
     """One inode's behaviour. A directory overrides the look-up part, a file ``create_file_ops``, a symlink ``readlink``."""
 
+    volatile: ClassVar[bool] = False  # True for a directory whose names come and go by themselves: path walking asks ``lookup`` each time
+
     def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:
         """Open: the operations of a new file description. O_TRUNC was done by the caller through ``truncate``."""
         raise Errno(EOPNOTSUPP)
