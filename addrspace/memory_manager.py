@@ -116,7 +116,7 @@ class MemoryManager:
         """A free place for ``length`` bytes: at ``hint`` if that is free, else the highest gap below mmap_base. Errors: ENOMEM."""
         if hint:
             hint = page_down(hint)
-            if MMAP_MIN_ADDRESS <= hint and hint + length <= TASK_SIZE and self._free_with_guard(hint, hint + length):
+            if hint >= MMAP_MIN_ADDRESS and hint + length <= TASK_SIZE and self._free_with_guard(hint, hint + length):
                 return hint
         top = self._ceiling
         index = bisect_right(self._starts, top - 1) - 1

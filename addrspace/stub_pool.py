@@ -45,13 +45,12 @@ class StubPool:
                 return mm
         return self.spawn()
 
-    @property
-    def hungry(self) -> bool:
-        return len(self.spares) < self.target
-
-    def refill_one(self) -> None:
-        """Make one spare; called by the loop when nothing else is to do."""
+    def refill_when_idle(self) -> bool:
+        """Make one spare if some are missing; the loop asks before it sleeps, and again until the answer is False."""
+        if len(self.spares) >= self.target:
+            return False
         self.spares.append(self.spawn())
+        return True
 
     def close(self) -> None:
         """End all spares."""

@@ -25,6 +25,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.kernel import Kernel, UtsNamespace
 from polynix.kernelproc.kthreads import KernelThreads
 from polynix.kernelproc.registry import modules
+from polynix.kernelproc.shared_region import SharedRegion
 from polynix.kernelproc.syscall_loop import SyscallLoop
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ def build_kernel(options: ContainerOptions) -> Kernel:
         monitor = Monitor(_stub_path(), NOBODY if root else -1, NOBODY if root else -1)
         clock = HostClock()
         kernel = Kernel(Engine(monitor, clock), clock)
+        kernel.region = SharedRegion()  # before the factory hides the host's /dev/shm
         kernel.memory = RegionFactory(options.memory_limit, force_memfd=bool(os.environ.get("POLYNIX_FORCE_MEMFD")))
     except (OSError, SharedMemoryUnavailable) as error:
         raise BootError(f"cannot set up restricted mode: {error}") from error
     kernel.stubs = StubPool(monitor, kernel.memory)
+    kernel.engine.when_idle = kernel.stubs.refill_when_idle
     kernel.kthreads = KernelThreads(kernel.engine)
     kernel.pids_limit = options.pids_limit
     kernel.memory_limit = options.memory_limit
@@ -132,4 +135,6 @@ def shut_down(kernel: Kernel) -> None:
         if close is not None:
             close()
     kernel.stubs.close()
+    if kernel.region is not None:
+        kernel.region.close()
     kernel.monitor.close()

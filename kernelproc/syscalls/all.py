@@ -7,8 +7,11 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     file,
     futex,
     lock,
+    memory,
     name,
     open,
+    pipe,
+    process,
     stat,
     storage,
 )

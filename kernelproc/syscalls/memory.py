@@ -329,7 +329,7 @@ def mincore(task: Task, address: ULong, length: Size, vector: UserAddress) -> in
 @syscall()
 def msync(task: Task, address: ULong, length: Size, flags: Flags) -> int:
     """man 2 msync; shared pages are the file's own pages, so only a host file has anything to write back"""
-    if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or flags & MS_ASYNC and flags & MS_SYNC or address & 4095:
+    if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or (flags & MS_ASYNC and flags & MS_SYNC) or address & 4095:
         raise Errno(EINVAL)
     end = address + page_up(length)
     if end < address:

@@ -16,8 +16,8 @@ from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import E2BIG, EBADF, ECHILD, EINVAL, ESRCH
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from polynix.kernelproc.uapi.sched import CLONE_DETACHED, CLONE_PARENT_SETTID, CLONE_PIDFD, CLONE_THREAD, CLONE_VFORK, CLONE_VM
-from polynix.kernelproc.vfs.lookup import open_exec
 from polynix.kernelproc.uapi.wait import P_ALL, P_PGID, P_PID, P_PIDFD, WCONTINUED, WEXITED, WNOHANG, WNOWAIT, WSTOPPED, WUNTRACED
+from polynix.kernelproc.vfs.lookup import open_exec
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task

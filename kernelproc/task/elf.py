@@ -11,7 +11,18 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from polynix.addrspace._restricted import VDSO_ADDRESS
-from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PIE_BASE, PROT_EXEC, PROT_READ, PROT_WRITE, STACK_TOP, TASK_SIZE, MemoryManager, page_down, page_up
+from polynix.addrspace.memory_manager import (
+    MMAP_MIN_ADDRESS,
+    PIE_BASE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    STACK_TOP,
+    TASK_SIZE,
+    MemoryManager,
+    page_down,
+    page_up,
+)
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi import auxvec
 from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ELIBBAD, ENOEXEC, ENOMEM
