@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HOSTFS_SUPER_MAGIC: Final = 0x00C0FFEE
 DIRECTORY_FDS_MAX: Final = 512  # O_PATH descriptors of directories kept for the next look-up
+INO_LIMIT: Final = 1 << 46  # inode numbers from here to 2^47 are for file systems above this one (overlay)
 OPEN_FILES_MAX: Final = 256  # closed files whose descriptor is kept for the next open
 
 
@@ -49,6 +50,7 @@ class HostFs(FileSystemOps):
         self.directory_class: type[HostDirectory] = HostDirectory
         self.file_class: type[HostFile] = HostFile
         self._devs: dict[int, int] = {self.root_dev: 0}
+        self._large_inos: dict[tuple[int, int], int] = {}
         self._nodes: WeakValueDictionary[tuple[int, int], FsNode] = WeakValueDictionary()
         self._directory_fds: OrderedDict[HostDirectory, int] = OrderedDict()
         self._open_files: OrderedDict[HostFile, MemoryObject] = OrderedDict()
@@ -69,7 +71,7 @@ class HostFs(FileSystemOps):
                 self.show(node, status)
                 return node
         ops = self._ops_for(mode, parent, name, key)
-        node = FsNode(self.fs, self._ino(status), mode, ops, uid=status.st_uid, gid=status.st_gid, rdev=status.st_rdev, nlink=status.st_nlink)
+        node = FsNode(self.fs, self.ino(*key), mode, ops, uid=status.st_uid, gid=status.st_gid, rdev=status.st_rdev, nlink=status.st_nlink)
         self.show(node, status)
         if shared:
             self._nodes[key] = node
@@ -95,12 +97,17 @@ class HostFs(FileSystemOps):
         node.mtime_ns = node.btime_ns = status.st_mtime_ns
         node.ctime_ns = status.st_ctime_ns
 
-    def _ino(self, status: os.stat_result) -> int:
-        """The host's inode number; those of other host file systems below the root are kept apart by their high bits."""
-        index = self._devs.get(status.st_dev)
+    def ino(self, dev: int, ino: int) -> int:
+        """What the guest sees of a host inode number: the same below 2^46, and other host file systems below the root apart by their high bits."""
+        index = self._devs.get(dev)
         if index is None:
-            index = self._devs[status.st_dev] = len(self._devs)
-        return status.st_ino if not index else (status.st_ino & ((1 << 47) - 1)) | index << 47
+            index = self._devs[dev] = len(self._devs)
+        if ino < INO_LIMIT:
+            return ino if not index else index << 47 | ino
+        number = self._large_inos.get((dev, ino))
+        if number is None:
+            number = self._large_inos[dev, ino] = 1 << 62 | len(self._large_inos)
+        return number
 
     # descriptors ----------------------------------------------------------------------------------------------------------------------------
     def directory_fd(self, directory: HostDirectory) -> int:
@@ -182,7 +189,8 @@ class HostDirectory(HostNode):
         fd = call(os.open, b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory_fd())
         try:
             with os.scandir(fd) as entries:
-                found = [(os.fsencode(entry.name), entry.inode(), _kind(entry)) for entry in entries]
+                ino, dev = self.host.ino, self.key[0]
+                found = [(os.fsencode(entry.name), ino(dev, entry.inode()), _kind(entry)) for entry in entries]
         finally:
             os.close(fd)
         if self.host.immutable:

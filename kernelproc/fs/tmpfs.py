@@ -7,7 +7,7 @@ past ``INLINE_MAX``, gets a hole, or is mapped. From then on read, write and eve
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.tmpfs_file import TmpfsFile, TmpfsNode
@@ -70,6 +70,9 @@ class TmpfsSymlink(TmpfsNode):
 class TmpfsDirectory(TmpfsNode):
     """A directory: names to (cookie, node), cookies growing in the dictionary's order."""
 
+    empty_size: ClassVar[int] = 2 * ENTRY_SIZE
+    entry_size: ClassVar[int] = ENTRY_SIZE
+
     def __init__(self) -> None:
         super().__init__()
         self.children: dict[bytes, tuple[int, FsNode]] = {}
@@ -88,18 +91,28 @@ class TmpfsDirectory(TmpfsNode):
         self.children[name] = (self.next_cookie, child)
         self.next_cookie += 1
         self.changed(node)
-        node.size += ENTRY_SIZE
+        node.size += self.entry_size
 
     def take(self, node: FsNode, name: bytes) -> None:
         """Remove a name; the caller counts links."""
         del self.children[name]
         self.changed(node)
-        node.size -= ENTRY_SIZE
+        node.size -= self.entry_size
+
+    def replace(self, node: FsNode, name: bytes, child: FsNode) -> None:
+        """Let an existing name mean ``child``; the caller counts links."""
+        self.children[name] = (self.children[name][0], child)
+        self.changed(node)
 
     def changed(self, node: FsNode) -> None:
         """Names changed: new times, and open descriptions list anew."""
         self.version += 1
         node.mtime_ns = node.ctime_ns = node.fs.now_ns()
+
+    def count_subdirectories(self, node: FsNode, change: int) -> None:
+        """Keep the link count of a directory. A count of 1 means that the file system below doesn't count (btrfs): leave it."""
+        if node.nlink > 1:
+            node.nlink += change
 
     def is_empty(self, node: FsNode) -> bool:
         """Whether rmdir may remove it."""
@@ -116,15 +129,19 @@ class TmpfsDirectory(TmpfsNode):
         """The operations of a new directory in this file system."""
         return TmpfsDirectory()
 
+    def new_file_ops(self) -> TmpfsFile:
+        """The operations of a new regular file."""
+        return TmpfsFile()
+
     def mkdir(self, node: FsNode, name: bytes, mode: int, uid: int, gid: int) -> FsNode:
         child = new_node(node.fs, stat.S_IFDIR | stat.S_IMODE(mode), self.new_directory_ops(), uid, gid, nlink=2)
-        child.size = 2 * ENTRY_SIZE
+        child.size = self.empty_size
         self.insert(node, name, child)
-        node.nlink += 1
+        self.count_subdirectories(node, 1)
         return child
 
     def mknod(self, node: FsNode, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> FsNode:
-        ops = TmpfsFile() if stat.S_ISREG(mode) else TmpfsNode()
+        ops = self.new_file_ops() if stat.S_ISREG(mode) else TmpfsNode()
         child = new_node(node.fs, mode, ops, uid, gid, rdev=rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
         self.insert(node, name, child)
         return child
@@ -136,7 +153,7 @@ class TmpfsDirectory(TmpfsNode):
         return child
 
     def create_tmpfile(self, node: FsNode, mode: int, uid: int, gid: int) -> FsNode:
-        return new_node(node.fs, mode, TmpfsFile(), uid, gid, nlink=0)
+        return new_node(node.fs, mode, self.new_file_ops(), uid, gid, nlink=0)
 
     # links ----------------------------------------------------------------------------------------------------------------------------------
     def link(self, node: FsNode, name: bytes, child: FsNode) -> None:
@@ -155,7 +172,7 @@ class TmpfsDirectory(TmpfsNode):
         if not ops.is_empty(child):
             raise Errno(ENOTEMPTY)
         self.take(node, name)
-        node.nlink -= 1
+        self.count_subdirectories(node, -1)
         child.nlink = 0
         child.ctime_ns = node.mtime_ns
 
@@ -164,10 +181,8 @@ class TmpfsDirectory(TmpfsNode):
         assert isinstance(target, TmpfsDirectory)
         if flags & RENAME_EXCHANGE:
             assert replaced is not None
-            self.children[name] = (self.children[name][0], replaced)
-            target.children[new_name] = (target.children[new_name][0], child)
-            self.changed(node)
-            target.changed(new_parent)
+            self.replace(node, name, replaced)
+            target.replace(new_parent, new_name, child)
         else:
             if replaced is not None:
                 if replaced.is_directory:
@@ -181,8 +196,8 @@ class TmpfsDirectory(TmpfsNode):
         if node is not new_parent:
             for moved, source, destination in ((child, node, new_parent), (replaced if flags & RENAME_EXCHANGE else None, new_parent, node)):
                 if moved is not None and moved.is_directory:
-                    source.nlink -= 1
-                    destination.nlink += 1
+                    self.count_subdirectories(source, -1)
+                    self.count_subdirectories(destination, 1)
         child.ctime_ns = node.fs.now_ns()
         if flags & RENAME_EXCHANGE and replaced is not None:
             replaced.ctime_ns = child.ctime_ns
@@ -211,7 +226,7 @@ def new_tmpfs(
     """A fresh instance; ``size`` in bytes and ``inodes`` limit it (0: no limit)."""
     fs = FileSystem(ops or Tmpfs(kernel, -(-size // PAGE), inodes), source, options)
     fs.root = new_node(fs, stat.S_IFDIR | mode, TmpfsDirectory(), uid, gid, nlink=2)
-    fs.root.size = 2 * ENTRY_SIZE
+    fs.root.size = TmpfsDirectory.empty_size
     return fs
 
 

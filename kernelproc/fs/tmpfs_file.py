@@ -68,6 +68,10 @@ class TmpfsNode(FsNodeOps):
         del self.xattrs[name]
 
     def forget(self, node: FsNode) -> None:
+        self.uncharge(node)
+
+    def uncharge(self, node: FsNode) -> None:
+        """The inode is free again."""
         instance: Tmpfs = node.fs.ops  # type: ignore[assignment]
         instance.used_inodes -= 1
 
@@ -183,7 +187,7 @@ class TmpfsFile(TmpfsNode):
         self.seals |= seals
 
     def forget(self, node: FsNode) -> None:
-        super().forget(node)
+        self.uncharge(node)
         instance: Tmpfs = node.fs.ops  # type: ignore[assignment]
         instance.used_pages -= self.charged
         self.charged = 0
