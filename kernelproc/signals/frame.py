@@ -15,6 +15,7 @@ from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.kernelproc.signals.siginfo import SIGINFO_SIZE, SigInfo
 from polynix.kernelproc.signals.signal_state import EMPTY_STACK, SignalAction
 from polynix.kernelproc.uapi import structs
+from polynix.kernelproc.uapi.errno import EINVAL, ENOMEM, EPERM
 from polynix.kernelproc.uapi.sigcontext import (
     FP_XSTATE_MAGIC1,
     FP_XSTATE_MAGIC2,
@@ -82,19 +83,19 @@ def alternate_stack_flags(task: Task, sp: int) -> int:
     return state | stack[1] & SS_AUTODISARM
 
 
-def set_alternate_stack(task: Task, sp: int, base: int, flags: int, size: int) -> str | None:
-    """sigaltstack's second half: None when done, else the name of the errno."""
+def set_alternate_stack(task: Task, sp: int, base: int, flags: int, size: int) -> int:
+    """sigaltstack's second half: 0, or the errno."""
     if on_alternate_stack(task, sp):
-        return "EPERM"
+        return EPERM
     mode = flags & ~SS_AUTODISARM & 0xFFFFFFFF
     if mode not in (0, SS_DISABLE, SS_ONSTACK):
-        return "EINVAL"
+        return EINVAL
     if mode == SS_DISABLE:
         base = size = 0
     elif size < MINSIGSTKSZ:
-        return "ENOMEM"
+        return ENOMEM
     task.alternate_stack = (base, flags & 0xFFFFFFFF, size)
-    return None
+    return 0
 
 
 # -- building ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.signals import send
@@ -55,6 +56,7 @@ def task_exited(task: Task) -> None:
     """``task`` (already marked exited) leaves its group: siblings take over what it would have, and a stop no longer waits for
     it.
     """
+    task.signals.actions.users -= 1
     send.flush_task(task)
     group = task.group
     offer_pending(group, ~task.signals.mask, task)
@@ -62,3 +64,16 @@ def task_exited(task: Task) -> None:
         task.signals.stop_pending = False
         if any(not other.exited for other in group.tasks.values()):
             _finish_stop(group)
+
+
+def group_exited(group: ThreadGroup, former_children: Iterable[ThreadGroup]) -> None:
+    """After ``group`` was marked exited and its children went to their reaper: see to the process groups that this orphaned."""
+    own = group.process_group
+    affected = {child.process_group for child in former_children if child.process_group.session is own.session}
+    affected.discard(own)
+    parent = group.parent
+    if parent is not None and parent.process_group is not own and parent.process_group.session is own.session:
+        affected.add(own)
+    for process_group in affected:
+        if process_group.is_orphaned():
+            send.hang_up_orphaned_group(process_group)

@@ -303,13 +303,6 @@ def hang_up_orphaned_group(process_group: ProcessGroup) -> None:
         send_to_process_group(process_group, SigInfo(SIGCONT))
 
 
-def parent_died(child: ThreadGroup) -> None:
-    """The parent of ``child`` ended: what its threads asked for by PR_SET_PDEATHSIG."""
-    for task in list(child.tasks.values()):
-        if task.death_signal:
-            _send(child, None, SigInfo(task.death_signal, SI_USER, pid=child.parent.pid if child.parent is not None else 0))
-
-
 def _child_info(group: ThreadGroup, signo: int, code: int, status: int) -> SigInfo:
     user_ns, system_ns = group_cpu_time(group)
     return SigInfo(
@@ -339,7 +332,6 @@ __all__ = [
     "notify_parent_of_exit",
     "notify_parent_of_state",
     "offer_pending",
-    "parent_died",
     "pending_count",
     "recalculate_attention",
     "send_to_group",

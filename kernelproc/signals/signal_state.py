@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.interval_timers import IntervalTimers
     from polynix.kernelproc.task.posix_timers import PosixTimers
     from polynix.kernelproc.task.task import Task
-    from polynix.kernelproc.task.thread_group import ThreadGroup
 
 SIG_DFL = 0
 SIG_IGN = 1
@@ -206,26 +205,6 @@ class SignalState:
         """The state of a new task made by this one: the mask is inherited, what is pending is not."""
         return SignalState(actions, self.mask if self.saved_mask is None else self.saved_mask)
 
-    def exec(self, task: Task) -> None:
-        """execve: dispositions of its own, reset; the alternate stack and the POSIX timers go, mask, pending signals and interval
-        timers stay.
-        """
-        if self.actions.users > 1:
-            self.actions.users -= 1
-            self.actions = self.actions.fork()
-        self.actions.reset_for_exec()
-        task.alternate_stack = EMPTY_STACK
-        timers = task.group.signals.posix_timers
-        if timers is not None:
-            timers.delete_all()
-
-    def exit(self, task: Task) -> None:
-        """``task`` (marked exited, still listed in its group) ends: its siblings take over what it would have."""
-        from polynix.kernelproc.signals.job_control import task_exited
-
-        self.actions.users -= 1
-        task_exited(task)
-
     def should_interrupt(self, task: Task) -> bool:
         """Whether an interruptible wait of ``task`` has to end: an unblocked signal, a stop, the end of its group."""
         pending = self.pending.mask | task.group.signals.pending.mask
@@ -250,11 +229,8 @@ class ProcessSignals:
         self.posix_timers: PosixTimers | None = None
         self.wait_queue = WaitQueue()  # notified with POLLIN at each send to the group or to one of its tasks
 
-    def exit(self, group: ThreadGroup) -> None:
-        """The group has ended: what is pending goes, and the timers."""
-        from polynix.kernelproc.signals.send import flush_group
-
-        flush_group(group)
+    def release(self) -> None:
+        """The group has ended: stop its timers."""
         if self.interval_timers is not None:
             self.interval_timers.cancel()
         if self.posix_timers is not None:

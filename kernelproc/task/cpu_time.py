@@ -1,7 +1,7 @@
 """CPU time of guest threads, read from the host threads that run them.
 
 A task's time is what earlier host threads spent for it (before an exec, say) plus what the present one has spent since it got it.
-``attach`` and ``detach`` mark those moments, ``retire`` hands an ended thread's time to its group.
+``attach``, ``borrow`` and ``detach`` mark those moments, ``retire`` hands an ended thread's time to its group.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 USER_HZ = 100  # clock ticks a second in times(2), /proc/PID/stat and siginfo
 NANOSECONDS = 1_000_000_000
 TICK_NS = NANOSECONDS // USER_HZ
+_NEVER = 1 << 62  # a base that no reading passes
 
 assert CLOCKS_PER_SEC == 1_000_000
 
@@ -64,15 +65,17 @@ def _read(path: str) -> bytes:
 def _host_thread_time(pid: int, tid: int) -> tuple[int, int]:
     """(user, system) nanoseconds of a host thread: the scheduler's exact sum, split as the sampled ticks are."""
     directory = f"/proc/{pid}/task/{tid}/"
+    schedstat = _read(directory + "schedstat").split()
+    total = int(schedstat[0]) if schedstat else -1
+    if 0 <= total < TICK_NS:
+        return total, 0  # too short to have been sampled
     stat = _read(directory + "stat")
     if not stat:
-        return 0, 0
+        return max(total, 0), 0
     fields = stat[stat.rfind(b")") + 2 :].split()
     user, system = int(fields[11]), int(fields[12])
-    schedstat = _read(directory + "schedstat").split()
-    if not schedstat:
+    if total < 0:
         return user * TICK_NS, system * TICK_NS
-    total = int(schedstat[0])
     if not user + system:
         return total, 0
     system_ns = total * system // (user + system)
@@ -109,24 +112,30 @@ def group_cpu_ns(group: ThreadGroup) -> int:
 
 
 def attach(task: Task) -> None:
-    """``task`` has got ``task.slot``: its host thread may have worked for others before."""
+    """``task`` has got ``task.slot``, whose host thread has worked for others before."""
     account, slot = _account(task), task.slot
     if slot is not None:
         account.base_user_ns, account.base_system_ns = _host_thread_time(slot.stub.pid, slot.tid)
 
 
+def borrow(task: Task) -> None:
+    """``task`` has got another task's host thread for a moment (vfork), which goes on counting for its owner."""
+    account = _account(task)
+    account.base_user_ns = account.base_system_ns = _NEVER
+
+
 def detach(task: Task) -> None:
-    """``task`` is about to give up ``task.slot``."""
+    """``task`` is about to give up ``task.slot``; the next one, if any, is fresh."""
     account = _account(task)
     account.user_ns, account.system_ns = thread_cpu_time(task)
-    account.base_user_ns = account.base_system_ns = 1 << 62  # until the next attach
+    account.base_user_ns = account.base_system_ns = 0
 
 
 def retire(task: Task) -> None:
-    """``task`` is ending: its time becomes its group's."""
+    """``task`` is ending, and about to give up ``task.slot``: its time becomes its group's."""
     user, system = thread_cpu_time(task)
     task.group.usage_user_ns += user
     task.group.usage_system_ns += system
     account = _account(task)
     account.user_ns = account.system_ns = 0
-    account.base_user_ns = account.base_system_ns = 1 << 62
+    account.base_user_ns = account.base_system_ns = _NEVER

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from polynix.kernelproc.signals import job_control, send
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.task import futex, wait
+from polynix.kernelproc.task import cpu_time, futex, wait
 from polynix.kernelproc.uapi.poll import POLLIN
 from polynix.kernelproc.uapi.signal import SIGCHLD, SIGKILL
 
@@ -70,6 +70,7 @@ def exit_task(task: Task, wait_status: int) -> None:
     group = task.group
     task.exited = True
     task.exit_code = wait_status
+    cpu_time.retire(task)
     routine, task.routine = task.routine, None
     if routine is not None and routine is not kernel.engine.current:
         kernel.engine.kill(routine)

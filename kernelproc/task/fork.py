@@ -13,6 +13,7 @@ from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.signal_state import ProcessSignals
+from polynix.kernelproc.task import cpu_time
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.track_stub import track_stub
@@ -130,6 +131,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
         child.borrowed_from = task
         child.saved_frame = parent_slot.save_frame()
         task.slot = None
+        cpu_time.borrow(child)
         _start(child, parent_slot, arguments)
     elif flags & CLONE_VM:
         _start_thread(task, child, parent_slot, arguments)
@@ -229,6 +231,7 @@ def _start_thread(task: Task, child: Task, parent_slot: Slot, arguments: CloneAr
     slot.load_frame(frame)
     _prepare(child, slot, arguments)
     if parked:
+        cpu_time.attach(child)
         slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, tls)
         child.kernel.loop.start(child)
     else:
