@@ -14,6 +14,7 @@ from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.signal_state import ProcessSignals
 from polynix.kernelproc.task import cpu_time
+from polynix.kernelproc.task.scheduling import inherit_scheduling
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.track_stub import track_stub
@@ -188,6 +189,7 @@ def _new_task(task: Task, tid: int, arguments: CloneArguments, mm: object) -> Ta
     child.uts = task.uts.copy() if flags & CLONE_NEWUTS else task.uts
     child.nice = task.nice
     child.affinity = task.affinity
+    inherit_scheduling(task, child)
     return child
 
 
