@@ -4,7 +4,8 @@
  * The guest owns its whole address space, stub text included, and can jump to the stub's one `syscall` instruction
  * with registers of its choice. So that instruction is good for nothing that harms anyone else: an allow-list with
  * argument checks, and the death of the process for all else. A system call from anywhere else, or in another
- * architecture's numbers, is the guest's own and traps to our kernel.
+ * architecture's numbers, is the guest's own and traps to our kernel. (Hosts from 6.14 on let two numbers past any
+ * filter, uretprobe and uprobe, 335 and 336: they do nothing but fail outside of the host kernel's own trampolines.)
  *
  * Two filters, because the descriptor of clone's user notifications has to leave the process (by sendmsg) before the
  * final filter forbids that: `clone_filter` first, then `final_filter`. The stricter answer of the two wins.

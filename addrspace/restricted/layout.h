@@ -75,6 +75,7 @@
 #define BATCH_CAPACITY 88
 
 /* Steps of a stub's start, for the message when one fails. */
+#define START_EXIT_STATUS 100
 #define START_MAP_CONTROL 1
 #define START_MAP_KERNEL_PAGE 2
 #define START_MOVE_VDSO 3

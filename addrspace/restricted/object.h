@@ -21,6 +21,8 @@ typedef struct Monitor Monitor;
 typedef struct Stub Stub;
 typedef struct Slot Slot;
 
+#define FIRST_SLOTS 16
+
 enum slot_state { SLOT_FREE, SLOT_HELD, SLOT_RUNNING };
 
 struct running {
@@ -60,7 +62,8 @@ struct Stub {
     PyObject_HEAD
     Monitor *monitor;
     PyObject *tag;
-    int pid, pidfd, socket_fd, listener_fd;
+    int pid, pidfd, socket_fd, listener_fd, control_fd;
+    uint32_t backed_slots; /* the control object is as large as these */
     char *area; /* the control area; NULL once closed */
     Slot *slots[SLOT_COUNT];
     struct pending_clone *clones;

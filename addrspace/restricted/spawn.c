@@ -82,11 +82,12 @@ static int child(void *argument)
     return give_up(start, "execute the stub");
 }
 
+/* The object grows with the slots in use (stub_slot), so that a guest can't fill more of it than it has threads. */
 static char *make_control_area(Monitor *monitor, int *descriptor)
 {
     *descriptor = memfd_create("polynix-control", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (*descriptor < 0 || ftruncate(*descriptor, CONTROL_AREA_SIZE) < 0 ||
-        fcntl(*descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+    if (*descriptor < 0 || ftruncate(*descriptor, FIRST_SLOTS * SLOT_SIZE) < 0 ||
+        fcntl(*descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
         return NULL;
     char *area = mmap(NULL, CONTROL_AREA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *descriptor, 0);
     if (area == MAP_FAILED)
@@ -134,13 +135,14 @@ Stub *spawn_stub(Monitor *monitor, int region_fd)
         return NULL;
     memset((char *)stub + sizeof(PyObject), 0, sizeof *stub - sizeof(PyObject));
     stub->monitor = (Monitor *)Py_NewRef(monitor);
-    stub->pidfd = stub->socket_fd = stub->listener_fd = -1;
+    stub->pidfd = stub->socket_fd = stub->listener_fd = stub->control_fd = -1;
+    stub->backed_slots = FIRST_SLOTS;
     stub->reaped = true;
     PyObject_GC_Track(stub);
 
     struct start start = {.stub_fd = monitor->stub_fd, .uid = monitor->uid, .gid = monitor->gid, .parent = getpid()};
-    int control_fd = -1, sockets[2] = {-1, -1};
-    if (!(stub->area = make_control_area(monitor, &control_fd))) {
+    int sockets[2] = {-1, -1};
+    if (!(stub->area = make_control_area(monitor, &stub->control_fd))) {
         start.step = "make the control area";
         start.error = errno;
     } else if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0) {
@@ -149,7 +151,7 @@ Stub *spawn_stub(Monitor *monitor, int region_fd)
     } else {
         for (int index = 0; index < FIRST_INSTALLED_FD; index++)
             start.descriptors[index] = monitor->doorbell_fd;
-        start.descriptors[CONTROL_FD] = control_fd;
+        start.descriptors[CONTROL_FD] = stub->control_fd;
         start.descriptors[REGION_FD] = region_fd;
         start.descriptors[SOCKET_FD] = sockets[1];
         start.descriptors[KERNEL_PAGE_FD] = monitor->page_fd;
@@ -157,8 +159,6 @@ Stub *spawn_stub(Monitor *monitor, int region_fd)
         if (start_child(&start, &stub->pid, &stub->pidfd) || stub->pid > 0)
             stub->reaped = false;
     }
-    if (control_fd >= 0)
-        close(control_fd);
     if (sockets[1] >= 0)
         close(sockets[1]);
     Slot *slot = start.step ? NULL : stub_slot(stub, 0);

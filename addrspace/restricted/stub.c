@@ -19,6 +19,8 @@
 #include "layout.h"
 
 #define MAP_FIXED_STRICTLY MAP_FIXED_NOREPLACE
+/* Room at the start, where nothing of the host's and nothing of ours lies. */
+#define SCRATCH 0x7ff200000000
 #define MREMAP_TO_ADDRESS (MREMAP_MAYMOVE | MREMAP_FIXED)
 #define SCM_RIGHTS 1
 #define SOL_SOCKET 1
@@ -251,11 +253,11 @@ _Noreturn void on_thread_start(struct control *control)
 static _Noreturn void give_up(int step, long result)
 {
     struct control *first = (struct control *)CONTROL_BASE;
-    if (step != START_MAP_CONTROL) {
+    if (step != START_MAP_CONTROL && step != START_MOVE_VDSO) {
         first->start_step = (uint32_t)step;
         first->start_errno = (uint32_t)-result;
     }
-    HOST(exit_group, 100 + step);
+    HOST(exit_group, START_EXIT_STATUS + step);
     for (;;)
         HOST(exit);
 }
@@ -328,17 +330,45 @@ static uint64_t auxiliary(uint64_t *stack, uint64_t type)
     return 0;
 }
 
+static void move_parts(uint64_t from, uint64_t to, uint64_t count, const int64_t *offset, const uint64_t *size)
+{
+    for (uint64_t index = 0; index < count; index++)
+        check(START_MOVE_VDSO, HOST(mremap, from + (uint64_t)offset[index], size[index], size[index], MREMAP_TO_ADDRESS,
+                                    to + (uint64_t)offset[index]));
+}
+
+/*
+ * The host puts the vdso anywhere, also where our own maps go, one time in some thousands: then it makes way first. How
+ * large it is stands in the control area, which is looked at in a place apart for that.
+ */
+static uint64_t move_vdso(uint64_t vdso)
+{
+    uint64_t place = (vdso >> 32) == (SCRATCH >> 32) ? SCRATCH + 0x200000000 : SCRATCH, count;
+    int64_t offset[4];
+    uint64_t size[4];
+    map_at(START_MAP_CONTROL, place, CONTROL_SIZE, PROT_READ, CONTROL_FD);
+    const volatile struct control *first = (struct control *)place;
+    count = vdso ? first->vdso_parts : 0;
+    for (uint64_t index = 0; index < count && index < 4; index++) {
+        offset[index] = first->vdso_offset[index];
+        size[index] = first->vdso_size[index];
+    }
+    check(START_MAP_CONTROL, HOST(munmap, place, CONTROL_SIZE));
+    if (vdso >= STUB_TEXT) {
+        move_parts(vdso, place + VDSO_ADDRESS - VDSO_BASE, count, offset, size);
+        vdso = place + VDSO_ADDRESS - VDSO_BASE;
+    }
+    move_parts(vdso, VDSO_ADDRESS, count, offset, size);
+    return count;
+}
+
 void prepare(uint64_t *stack)
 {
     struct control *first = (struct control *)CONTROL_BASE;
+    uint64_t parts = move_vdso(auxiliary(stack, AT_SYSINFO_EHDR));
     map_at(START_MAP_CONTROL, CONTROL_BASE, CONTROL_AREA_SIZE, PROT_READ | PROT_WRITE, CONTROL_FD);
     map_at(START_MAP_KERNEL_PAGE, KERNEL_PAGE, KERNEL_PAGE_SIZE, PROT_READ, KERNEL_PAGE_FD);
     first->has_fsgsbase = (auxiliary(stack, AT_HWCAP2) >> 1) & 1;
-    uint64_t vdso = auxiliary(stack, AT_SYSINFO_EHDR), parts = first->vdso_parts;
-    for (uint64_t index = 0; vdso && index < parts && index < 4; index++)
-        check(START_MOVE_VDSO, HOST(mremap, vdso + (uint64_t)first->vdso_offset[index], first->vdso_size[index],
-                                    first->vdso_size[index], MREMAP_TO_ADDRESS,
-                                    VDSO_ADDRESS + (uint64_t)first->vdso_offset[index]));
     install_handlers();
     switch_stack((char *)first + CONTROL_SIZE, first, parts);
 }

@@ -37,6 +37,14 @@ Slot *stub_slot(Stub *stub, uint32_t index)
         return NULL;
     }
     if (!stub->slots[index]) {
+        uint32_t backed = stub->backed_slots;
+        while (backed <= index)
+            backed *= 2;
+        if (backed != stub->backed_slots && ftruncate(stub->control_fd, (off_t)backed * SLOT_SIZE) < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return NULL;
+        }
+        stub->backed_slots = backed;
         Slot *slot = PyObject_GC_New(Slot, &Slot_Type);
         if (!slot)
             return NULL;
@@ -252,6 +260,9 @@ static PyObject *stub_start_error(Stub *stub, PyObject *unused)
         return NULL;
     const struct control *first = (struct control *)stub->area;
     uint32_t step = first->start_step, error = first->start_errno;
+    /* What fails before the control area is there can only be told by the exit status. */
+    if (step == 0 && stub_do_reap(stub) && (stub->status & 0x7f) == 0 && stub->status >> 8 > START_EXIT_STATUS)
+        step = (uint32_t)(stub->status >> 8) - START_EXIT_STATUS;
     if (step == 0 || step >= sizeof steps / sizeof *steps)
         Py_RETURN_NONE;
     return Py_BuildValue("(sI)", steps[step], error);
@@ -266,7 +277,7 @@ static void close_descriptor(int *descriptor)
 
 void stub_do_close(Stub *stub)
 {
-    if (!stub->area)
+    if (!stub->area && stub->control_fd < 0)
         return;
     while (stub->clones)
         forget_clone(stub, &stub->clones);
@@ -284,11 +295,13 @@ void stub_do_close(Stub *stub)
         stub->pidfd = -1;
     }
     monitor_remove_listener(stub->monitor, stub);
-    munmap(stub->area, CONTROL_AREA_SIZE);
+    if (stub->area)
+        munmap(stub->area, CONTROL_AREA_SIZE);
     stub->area = NULL;
     close_descriptor(&stub->pidfd);
     close_descriptor(&stub->socket_fd);
     close_descriptor(&stub->listener_fd);
+    close_descriptor(&stub->control_fd);
 }
 
 static PyObject *stub_close(Stub *stub, PyObject *unused)
