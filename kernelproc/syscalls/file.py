@@ -16,7 +16,6 @@ from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, SSIZE_MAX, import_io
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Offset, Size, UInt, ULong
 from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
-from polynix.kernelproc.uapi.capability import CAP_FSETID
 from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EOPNOTSUPP, EPIPE, ESPIPE
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
@@ -36,7 +35,8 @@ from polynix.kernelproc.uapi.fcntl import (
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
-from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP
+from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID
+from polynix.kernelproc.vfs.attributes import remove_privileges
 from polynix.kernelproc.vfs.buffers import UserInput, UserInputBuffer, UserOutput, UserOutputBuffer
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.buffers import InputBuffer, OutputBuffer
     from polynix.kernelproc.vfs.file_object import FileObject
-    from polynix.kernelproc.vfs.fs_node import FsNode
     from polynix.kernelproc.vfs.ops import Result
 
 # An access mode with bit 0 set (O_WRONLY, or 3: neither) can't be read from.
@@ -387,16 +386,6 @@ def _limited(task: Task, offset: int, data: InputBuffer, limit: int) -> InputBuf
     if data.remaining > room:
         data.truncate(room)
     return data
-
-
-def remove_privileges(task: Task, node: FsNode) -> None:
-    """A write by an unprivileged task takes set-id bits off the file (Linux's file_remove_privs)."""
-    mode = node.mode & ~S_ISUID
-    if mode & S_IXGRP:
-        mode &= ~S_ISGID
-    if mode != node.mode and not task.credentials.has_capability(CAP_FSETID):
-        node.ops.set_attributes(node, {"mode": mode})
-        node.mode = mode
 
 
 # -- position --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.syscalls.file import read_into, remove_privileges, send_to_self, write_from
+from polynix.kernelproc.syscalls.file import read_into, send_to_self, write_from
 from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Offset, Size
@@ -27,7 +27,8 @@ from polynix.kernelproc.uapi.fcntl import (
 )
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGXFSZ
-from polynix.kernelproc.uapi.stat import S_IFBLK, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID
+from polynix.kernelproc.uapi.stat import S_IFBLK, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG
+from polynix.kernelproc.vfs.attributes import truncate_node
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer, BytesOutputBuffer
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
 
@@ -54,14 +55,6 @@ def check_new_size(task: Task, node: FsNode, length: int) -> None:
         raise Errno(EFBIG)
 
 
-def truncate_node(task: Task, node: FsNode, length: int) -> None:
-    """Set a regular file's size once access was checked: what truncate, ftruncate and O_TRUNC share."""
-    check_new_size(task, node, length)
-    if node.mode & (S_ISUID | S_ISGID):
-        remove_privileges(task, node)
-    node.ops.truncate(node, length)
-
-
 @syscall()
 def ftruncate(task: Task, fd: FdNumber, length: Offset) -> int:
     """man 2 ftruncate."""
@@ -70,6 +63,7 @@ def ftruncate(task: Task, fd: FdNumber, length: Offset) -> int:
     file = task.files.get_io(fd)
     if not file.node.is_regular or not file.writable:
         return -EINVAL
+    check_new_size(task, file.node, length)
     truncate_node(task, file.node, length)
     return 0
 
