@@ -48,7 +48,7 @@ def command(source: Path) -> list[str]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not binary.exists() or binary.stat().st_mtime < newest:
             temporary = BINARIES / f".{source.stem}.{os.getpid()}"
-            flags = ["-O1", "-g", "-Wall", "-Wno-unused-result", "-Wno-nonnull", "-pthread", *directives(source).get("flags", [])]
+            flags = ["-O1", "-g", "-Wall", "-Wno-unused-result", "-Wno-nonnull", "-Wno-stringop-overread", "-Wno-stringop-overflow", "-Wno-array-bounds", "-Wno-infinite-recursion", "-pthread", *directives(source).get("flags", [])]
             subprocess.run(["gcc", *flags, "-o", str(temporary), str(source)], check=True, stdin=subprocess.DEVNULL)
             temporary.rename(binary)
     return [str(binary)]
