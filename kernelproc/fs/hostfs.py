@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from weakref import WeakValueDictionary
 
 from polynix.addrspace._usercopy import MemoryObject
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.host_call import call, open_beneath
 from polynix.kernelproc.fs.hostfs_file import HostFile, HostNode
-from polynix.kernelproc.uapi.errno import ENOTDIR, ESTALE
+from polynix.kernelproc.uapi.errno import ESTALE
 from polynix.kernelproc.vfs.directory import FIRST_COOKIE, DirectoryItem, DirectoryOps
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
@@ -36,10 +36,13 @@ OPEN_FILES_MAX: Final = 256  # closed files whose descriptor is kept for the nex
 
 
 class HostFs(FileSystemOps):
-    """One host directory. ``root_fd`` is its O_PATH descriptor; ``writable`` instances pass changes on (see :mod:`hostfs_write`)."""
+    """One host directory. ``root_fd`` is its O_PATH descriptor. Writable ones are :class:`hostfs_bind.BindFs`."""
 
     name = b"hostfs"
     magic = HOSTFS_SUPER_MAGIC
+
+    file_class: ClassVar[type[HostFile]] = HostFile
+    node_class: ClassVar[type[HostNode]] = HostNode
 
     def __init__(self, kernel: Kernel, root_fd: int, *, immutable: bool) -> None:
         self.kernel = kernel
@@ -47,13 +50,11 @@ class HostFs(FileSystemOps):
         self.immutable = immutable
         self.root_dev = os.fstat(root_fd).st_dev
         self.fs: FileSystem = None  # type: ignore[assignment]  # set by new_hostfs
-        self.directory_class: type[HostDirectory] = HostDirectory
-        self.file_class: type[HostFile] = HostFile
         self._devs: dict[int, int] = {self.root_dev: 0}
         self._large_inos: dict[tuple[int, int], int] = {}
         self._nodes: WeakValueDictionary[tuple[int, int], FsNode] = WeakValueDictionary()
         self._directory_fds: OrderedDict[HostDirectory, int] = OrderedDict()
-        self._open_files: OrderedDict[HostFile, MemoryObject] = OrderedDict()
+        self._open_files: OrderedDict[tuple[HostFile, bool], MemoryObject] = OrderedDict()
 
     # nodes ----------------------------------------------------------------------------------------------------------------------------------
     def node_of(self, parent: HostDirectory | None, name: bytes, status: os.stat_result) -> FsNode:
@@ -79,10 +80,12 @@ class HostFs(FileSystemOps):
 
     def _ops_for(self, mode: int, parent: HostDirectory | None, name: bytes, key: tuple[int, int]) -> HostNode:
         if stat.S_ISDIR(mode):
-            return self.directory_class(self, parent, name, key)
-        if stat.S_ISREG(mode):
-            return self.file_class(self, parent, name, key)
-        return HostNode(self, parent, name, key)
+            return self.new_directory(parent, name, key)
+        return (self.file_class if stat.S_ISREG(mode) else self.node_class)(self, parent, name, key)
+
+    def new_directory(self, parent: HostDirectory | None, name: bytes, key: tuple[int, int]) -> HostDirectory:
+        """The operations of a directory."""
+        return HostDirectory(self, parent, name, key)
 
     def show(self, node: FsNode, status: os.stat_result) -> None:
         """Copy the host's attributes to the node."""
@@ -136,15 +139,15 @@ class HostFs(FileSystemOps):
         if fd is not None:
             os.close(fd)
 
-    def file_memory(self, file: HostFile) -> MemoryObject:
-        """The content of a regular file as a read-only memory object around a host descriptor; kept for some time after its last user."""
+    def file_memory(self, file: HostFile, writable: bool = False) -> MemoryObject:
+        """The content of a regular file as a memory object around a host descriptor; kept for some time after its last user."""
         files = self._open_files
-        memory = files.get(file)
+        memory = files.get((file, writable))
         if memory is not None:
-            files.move_to_end(file)
+            files.move_to_end((file, writable))
             return memory
-        memory = MemoryObject(file.open_host(os.O_RDONLY), False, True)
-        files[file] = memory
+        memory = MemoryObject(file.open_host(os.O_RDWR if writable else os.O_RDONLY), writable, True)
+        files[file, writable] = memory
         if len(files) > OPEN_FILES_MAX:
             files.popitem(last=False)  # closed with its last user
         return memory
@@ -215,16 +218,18 @@ def _kind(entry: os.DirEntry[str]) -> int:
     return 8 if entry.is_file(follow_symlinks=False) else 0
 
 
-def new_hostfs(kernel: Kernel, path: str | bytes, *, immutable: bool = True, source: bytes | None = None, instance: HostFs | None = None) -> FileSystem:
+def new_hostfs(kernel: Kernel, path: bytes, *, immutable: bool = True) -> FileSystem:
     """The host directory ``path`` as a read-only file system. Errors: those of opening it."""
-    fd = call(os.open, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    ops = HostFs(kernel, fd, immutable=immutable) if instance is None else instance
-    fs = FileSystem(ops, os.fsencode(path) if source is None else source, read_only=True)
-    ops.fs = fs
-    fs.root = ops.node_of(None, b"", os.fstat(fd))
-    if not fs.root.is_directory:
-        raise Errno(ENOTDIR)
+    return mount_host(HostFs(kernel, open_root(path), immutable=immutable), path, read_only=True)
+
+
+def open_root(path: bytes) -> int:
+    """The O_PATH descriptor of a host directory that the user named."""
+    return call(os.open, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def mount_host(ops: HostFs, source: bytes, *, read_only: bool) -> FileSystem:
+    """A file system of ``ops``, rooted at its root descriptor."""
+    fs = ops.fs = FileSystem(ops, source, read_only=read_only)
+    fs.root = ops.node_of(None, b"", os.fstat(ops.root_fd))
     return fs
-
-
-__all__ = ["HostDirectory", "HostFile", "HostFs", "HostNode", "new_hostfs"]
