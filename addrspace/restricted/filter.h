@@ -102,8 +102,8 @@ static const struct sock_filter final_filter[] = {
     CALL(__NR_close, LOAD_LOW(0), REQUIRE_AT_LEAST(FIRST_INSTALLED_FD), ALLOW),
     /* ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS */
     CALL(__NR_arch_prctl, LOAD_LOW(0), REQUIRE_AT_LEAST(0x1001), REQUIRE_AT_MOST(0x1004), ALLOW),
-    /* clone_filter asks the kernel */
-    CALL(__NR_clone, ALLOW),
+    /* and clone_filter asks the kernel */
+    CALL(__NR_clone, REQUIRE_WHOLE(0, THREAD_FLAGS), ALLOW),
     CALL(__NR_exit, ALLOW),
     KILL,
 };

@@ -69,6 +69,9 @@
 /* A new thread starts in the guest at once, with the frame that the kernel put into its slot. */
 #define RESUME_START 2
 
+/* The only kind of clone: VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID CHILD_SETTID. */
+#define THREAD_FLAGS 0x13d0f00
+
 #define CALL_IGNORE_ERROR 1
 #define CALL_ALWAYS 2
 

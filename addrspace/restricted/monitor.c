@@ -128,7 +128,7 @@ static int accept_exit(Slot *slot)
         slot->calls_done = 0;
     } else if (why == WHY_READY && slot->index == 0 && slot->stub->listener_fd < 0) {
         slot->reason = READY;
-        if (!stub_receive_listener(slot->stub) )
+        if (!stub_receive_listener(slot->stub))
             slot->reason = HOSTILE;
         else
             return monitor_add_listener(slot->stub->monitor, slot->stub);
@@ -244,6 +244,10 @@ static void look(Monitor *monitor, struct waiting *waiting, bool may_sleep)
         time.tv_nsec = (long)(left % 1000000000);
     }
     int count = (int)syscall(SYS_epoll_pwait2, monitor->epoll_fd, waiting->events, MAX_EVENTS, limit, NULL, 8);
+    if (count < 0 && (errno == ENOSYS || errno == EPERM)) { /* before Linux 5.11, or a filter that knows nothing later */
+        int64_t ms = limit ? time.tv_sec * 1000 + (time.tv_nsec + 999999) / 1000000 : -1;
+        count = epoll_wait(monitor->epoll_fd, waiting->events, MAX_EVENTS, ms > INT32_MAX ? INT32_MAX : (int)ms);
+    }
     waiting->interrupted = count < 0 && errno == EINTR;
     waiting->count = count < 0 ? 0 : count;
     monitor->last_poll = ticks();

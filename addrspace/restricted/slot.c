@@ -288,9 +288,9 @@ static PyObject *slot_push_recv_fds(Slot *slot, PyObject *count)
     Py_RETURN_NONE;
 }
 
-#define THREAD_FLAGS \
-    (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | \
-     CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID)
+_Static_assert(THREAD_FLAGS == (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                                CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID),
+               "layout.h spells it in numbers, for the filter");
 
 static PyObject *slot_push_clone(Slot *slot, PyObject *args, PyObject *names)
 {
@@ -544,6 +544,13 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *slot_repr(Slot *slot)
+{
+    static const char *const names[] = {"free", "held", "running"};
+    return PyUnicode_FromFormat("<Slot %u of stub %d, %s, reason %d>", slot->index, slot->stub->pid, names[slot->state],
+                                slot->reason);
+}
+
 static int slot_traverse(Slot *slot, visitproc visit, void *arg)
 {
     Py_VISIT(slot->stub);
@@ -570,6 +577,7 @@ PyTypeObject Slot_Type = {
     .tp_doc = "One host thread of a stub.",
     .tp_basicsize = sizeof(Slot),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_repr = (reprfunc)slot_repr,
     .tp_methods = methods,
     .tp_members = members,
     .tp_getset = getset,

@@ -306,6 +306,10 @@ void stub_do_close(Stub *stub)
 
 static PyObject *stub_close(Stub *stub, PyObject *unused)
 {
+    if (stub->monitor->waiting) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is in Monitor.wait()");
+        return NULL;
+    }
     stub_do_close(stub);
     Py_RETURN_NONE;
 }

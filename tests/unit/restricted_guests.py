@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from polynix.addrspace import _restricted as restricted
+from polynix.addrspace.restricted import STUB_PATH
 
-STUB_PATH = str(Path(restricted.__file__).parent / "restricted" / "stub")
 CODE = 0x10000
 CODE_SIZE = 0x4000
 DATA = 0x100000

@@ -23,6 +23,7 @@ from restricted_guests import (
     Machine,
 )
 
+THREAD_FLAGS = 0x13D0F00
 CALL_THEN_FS = "syscall; mov rax, fs:[0]; syscall; jmp $"
 
 
@@ -123,6 +124,17 @@ def test_exited_thread_frees_its_slot(machine: Machine) -> None:
     assert again is child and child.tid != tid
 
 
+def test_slots_far_up(machine: Machine) -> None:
+    guest = machine.guest(CALL_THEN_FS)
+    guest.next_syscall()
+    for index in (16, 1000, restricted.SLOT_COUNT - 1):
+        child = start_thread(machine, guest, index, DATA)
+        child.resume_syscall(0)
+        assert machine.next(child) == restricted.SYSCALL
+    with pytest.raises(IndexError):
+        guest.stub.slot(restricted.SLOT_COUNT)
+
+
 def test_many_threads_run_at_once(machine: Machine) -> None:
     guest = machine.guest("syscall; again: mov eax, 39; syscall; jmp again")
     guest.next_syscall()
@@ -140,7 +152,7 @@ def test_many_threads_run_at_once(machine: Machine) -> None:
 def test_clone_that_nobody_asked_for_is_refused(machine: Machine) -> None:
     guest = machine.guest("syscall; jmp $")
     guest.next_syscall()
-    guest.slot.push(SYS_CLONE, 0x11, DATA + 0x800)
+    guest.slot.push(SYS_CLONE, THREAD_FLAGS, DATA + 0x800)
     guest.slot.resume()
     assert machine.next(guest.slot) == restricted.BATCH
     assert guest.slot.batch_results() == [-errno.EPERM]
@@ -151,7 +163,7 @@ def test_clone_with_other_arguments_than_asked_is_refused(machine: Machine) -> N
     guest = machine.guest("syscall; jmp $")
     guest.next_syscall()
     child = guest.stub.slot(1)
-    guest.slot.push(SYS_CLONE, 0x3D0F00, DATA + 0x800)
+    guest.slot.push(SYS_CLONE, THREAD_FLAGS, DATA + 0x800)
     guest.slot.push_clone(child, 0)
     guest.slot.resume()
     assert machine.next(guest.slot) == restricted.BATCH
