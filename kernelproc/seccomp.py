@@ -242,7 +242,7 @@ class Filter:
         self.program = program
         self.previous = previous
         # Four more for each filter on the way, as Linux counts.
-        self.total = len(program) + (previous.total + 4 if previous is not None else 0)
+        self.total: int = len(program) + (previous.total + 4 if previous is not None else 0)
         if self.total > _MAX_INSTRUCTIONS_PER_PATH:
             raise Errno(ENOMEM)
         self.verdicts: dict[int, int] = {}  # by call number, where nothing else was looked at

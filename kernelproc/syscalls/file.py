@@ -367,8 +367,8 @@ async def _write_on(
         synced = ops.fsync(file, True)
         if type(synced) is not int:
             synced = await synced  # type: ignore[misc]
-        if synced < 0 and synced != -EINVAL:  # type: ignore[operator]
-            return synced  # type: ignore[return-value]
+        if synced < 0 and synced != -EINVAL:
+            return synced
     return total or result
 
 

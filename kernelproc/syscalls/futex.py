@@ -131,11 +131,13 @@ def _deadline(task: Task, address: UserAddress, *, relative: bool, realtime: boo
     seconds, nanoseconds = _TIMESPEC.unpack(task.copy_in(address, _TIMESPEC.size))
     if seconds < 0 or not 0 <= nanoseconds < 1_000_000_000:
         raise Errno(EINVAL)
-    time = seconds * 1_000_000_000 + nanoseconds
+    time: int = seconds * 1_000_000_000 + nanoseconds
     clock = task.kernel.clock
     if relative:
-        return clock.monotonic_ns() + time
-    return clock.monotonic_ns() + time - clock.realtime_ns() if realtime else time
+        time += clock.monotonic_ns()
+    elif realtime:
+        time += clock.monotonic_ns() - clock.realtime_ns()
+    return time
 
 
 async def _wait(task: Task, address: UserAddress, key: Key, value: int, deadline: int | None, bitset: int) -> int:

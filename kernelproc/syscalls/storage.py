@@ -123,7 +123,7 @@ def _wrap(result: Result) -> Result:
         return result
 
     async def complete() -> int:
-        return await result  # type: ignore[misc]
+        return await result  # type: ignore[no-any-return, misc]
 
     return complete()
 

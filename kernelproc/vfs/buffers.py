@@ -34,7 +34,8 @@ class OutputBuffer(Protocol):
 class InputBuffer(Protocol):
     """The source of a write: bytes flow from the caller into the file."""
 
-    remaining: int
+    @property
+    def remaining(self) -> int: ...
 
     def read(self, count: int = -1) -> bytes:
         """Take up to ``count`` bytes (all that remain by default). Errors: EFAULT when none could be loaded and some were asked for."""
