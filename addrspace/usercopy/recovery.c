@@ -46,7 +46,15 @@ static uint64_t window_faults;
 
 static void pass_on(int signal, siginfo_t *info, void *context)
 {
+    static volatile sig_atomic_t passed[NSIG];
     struct sigaction *old = &previous[signal];
+    if (info->si_code <= 0 && passed[signal]) { /* raised by the handler that was called below (faulthandler does): the end */
+        struct sigaction fatal = {.sa_handler = SIG_DFL};
+        sigaction(signal, &fatal, NULL);
+        raise(signal);
+        return;
+    }
+    passed[signal] = 1;
     if (old->sa_flags & SA_SIGINFO) {
         old->sa_sigaction(signal, info, context);
     } else if (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN) {

@@ -71,7 +71,7 @@ static bool window_of(struct entry *entry, uint64_t address, uint64_t n, struct 
     }
     w->used = true;
     uint64_t within = offset & (SLICE_SIZE - 1);
-    if (UNLIKELY(within >= w->length))
+    if (UNLIKELY(within >= w->length) && (!window_extend(index) || within >= w->length))
         return false;
     uint64_t length = entry->end - address;
     length = length < n ? length : n;

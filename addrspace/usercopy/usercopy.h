@@ -72,6 +72,7 @@ struct window {
 
 extern HIDDEN struct window window_table[];
 HIDDEN uint32_t window_get(MemoryObject *object, uint64_t slice); /* NO_WINDOW: can't be mapped */
+HIDDEN bool window_extend(uint32_t index);
 HIDDEN void window_pin(uint32_t index);
 HIDDEN void window_unpin(uint32_t index);
 HIDDEN void window_drop_all(MemoryObject *object);

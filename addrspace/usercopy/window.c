@@ -4,6 +4,7 @@
  * A window covers one slice of 2^32 bytes of an object. They are made at first use; when there are too many, those not
  * used since the clock's hand last passed are dropped. A pinned window stays where it is.
  */
+#define _GNU_SOURCE
 #include "usercopy.h"
 
 #include <errno.h>
@@ -116,6 +117,24 @@ uint32_t window_get(MemoryObject *object, uint64_t slice)
     object->first_window = index;
     live++;
     return index;
+}
+
+/* Of a file system whose largest file is smaller than a slice: the file may have grown since. */
+bool window_extend(uint32_t index)
+{
+    struct window *w = &window_table[index];
+    struct stat status;
+    uint64_t offset = w->slice << SLICE_SHIFT;
+    if (w->length == SLICE_SIZE || w->pins || fstat(w->object->fd, &status) < 0 || (uint64_t)status.st_size <= offset)
+        return false;
+    uint64_t size = ((uint64_t)status.st_size - offset + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+    size = size < SLICE_SIZE ? size : SLICE_SIZE;
+    void *base = size > w->length ? mremap(w->base, w->length, size, MREMAP_MAYMOVE) : MAP_FAILED;
+    if (base == MAP_FAILED)
+        return false;
+    w->base = base;
+    w->length = size;
+    return true;
 }
 
 void window_pin(uint32_t index)
