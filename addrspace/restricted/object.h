@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ucontext.h> /* REG_* */
+#include <time.h>
 
 #include "layout.h"
 
@@ -90,9 +91,13 @@ struct Slot {
 
 extern PyTypeObject Monitor_Type, Stub_Type, Slot_Type;
 
-/* monitor.c */
+/* wait.c */
 int monitor_add_running(Monitor *monitor, Slot *slot);
 void monitor_remove_running(Monitor *monitor, Slot *slot);
+PyObject *monitor_wait(Monitor *monitor, PyObject *const *args, Py_ssize_t count);
+
+/* monitor.c */
+int monitor_check_open(Monitor *monitor); /* 0, or -1 with an exception */
 int monitor_add_listener(Monitor *monitor, Stub *stub);
 void monitor_remove_listener(Monitor *monitor, Stub *stub);
 void monitor_bury(Monitor *monitor, int pidfd);
@@ -109,6 +114,13 @@ Stub *spawn_stub(Monitor *monitor, int region_fd);
 
 /* slot.c */
 int slot_check(Slot *slot, enum slot_state state); /* 0, or -1 with an exception */
+
+/* batch.c */
+struct host_call *batch_next(Slot *slot); /* cleared, and counted by the caller; NULL with an exception */
+PyObject *slot_push(Slot *slot, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *slot_push_recv_fds(Slot *slot, PyObject *count);
+PyObject *slot_push_clone(Slot *slot, PyObject *args, PyObject *names);
+PyObject *slot_batch_results(Slot *slot, PyObject *unused);
 
 /* frame.c: every function wants a held slot */
 struct ucontext_image;
@@ -134,6 +146,25 @@ struct ucontext_image {
     uint64_t mask;
 };
 _Static_assert(sizeof(struct ucontext_image) == 304, "the host's layout");
+
+/* Tokens with the top bit are ours: the doorbell's, and listeners by descriptor. */
+#define OUR_TOKEN (1UL << 63)
+#define DOORBELL_TOKEN (OUR_TOKEN | (1UL << 32))
+static inline uint64_t ticks(void) { return __builtin_ia32_rdtsc(); }
+
+static inline uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Any int, taken modulo 2^64; false with an exception. */
+static inline bool word_of(PyObject *number, uint64_t *word)
+{
+    *word = PyLong_AsUnsignedLongLongMask(number);
+    return !(*word == (uint64_t)-1 && PyErr_Occurred());
+}
 
 static inline uint64_t slot_address(uint32_t index) { return CONTROL_BASE + (uint64_t)index * SLOT_SIZE; }
 
