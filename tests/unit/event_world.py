@@ -18,6 +18,8 @@ from polynix.kernelproc.vfs.file_object import FileObject
 class PollMonitor:
     """What the engine asks of restricted mode's Monitor, without restricted mode."""
 
+    running = 0
+
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._tokens: dict[int, int] = {}
@@ -71,6 +73,7 @@ class Running:
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self.value, self.error, self.done = value, error, True
+        self.kernel.engine.call_soon(lambda: None)  # so that this turn doesn't sleep
 
     def result(self, timeout: float = 5.0) -> Any:
         """Turn the engine until the routine ends."""
