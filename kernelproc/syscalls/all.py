@@ -11,8 +11,10 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     limits,
     lock,
     memory,
+    mount,
     name,
     open,
+    path_attributes,
     pipe,
     prctl,
     process,
@@ -23,4 +25,5 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     storage,
     system,
     time,
+    xattr,
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from polynix.kernelproc.vfs.namespace import NamespaceNode
+
 if TYPE_CHECKING:
-    from polynix.kernelproc.vfs.namespace import Namespace, NamespaceNode
+    from polynix.kernelproc.vfs.namespace import Namespace
 
 
 class FsContext:
@@ -34,6 +36,14 @@ class FsContext:
         """One more user (CLONE_FS); returns self."""
         self.users += 1
         return self
+
+    def unshare_namespace(self) -> None:
+        """A mount namespace of its own (CLONE_NEWNS): a copy, in which root and cwd are the same places."""
+        namespace, mapping = self.namespace.copy()
+        root, cwd = (
+            NamespaceNode(mapping[place.mount], place.entry) if place.mount in mapping else place for place in (self.root, self.cwd)
+        )
+        self.enter_namespace(namespace, root, cwd)
 
     def enter_namespace(self, namespace: Namespace, root: NamespaceNode, cwd: NamespaceNode) -> None:
         """Change the mount namespace and the places that belong to the old one."""

@@ -178,6 +178,19 @@ class Namespace:
         mount.attach(place.mount, place.entry)
         self.event += 1
 
+    def pivot(self, old_root: Mount, new_root: Mount, place: NamespaceNode) -> None:
+        """pivot_root: ``new_root`` takes the place of ``old_root``, which goes to ``place`` below it."""
+        new_root.detach()
+        if old_root.parent is not None:
+            parent, mountpoint = old_root.parent, old_root.mountpoint
+            old_root.detach()
+            new_root.attach(parent, mountpoint)
+        else:
+            self.mounts.remove(new_root)
+            self.mounts.insert(0, new_root)
+        old_root.attach(place.mount, place.entry)
+        self.event += 1
+
     def copy(self) -> tuple[Namespace, dict[Mount, Mount]]:
         """A namespace with the same mounts (CLONE_NEWNS), and which mount became which."""
         new = Namespace.__new__(Namespace)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.proc import memory_maps
 from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status_text
+from polynix.kernelproc.fs.nsfs import namespace_place
 from polynix.kernelproc.fs.pseudo import Directory, Link, Store, TextFile
 from polynix.kernelproc.uapi.dirent import DT_DIR, DT_LNK, DT_REG
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
@@ -314,7 +315,14 @@ class NamespaceDirectory(Directory):
     def lookup(self, node: FsNode, name: bytes) -> FsNode:
         if (name, DT_LNK) not in self.list(node):
             raise Errno(ENOENT)
-        return FsNode(node.fs, node.fs.new_ino(), stat.S_IFLNK | 0o777, Link(lambda _reader: b"%s:[%d]" % (name, self._number(name))))
+        return FsNode(node.fs, node.fs.new_ino(), stat.S_IFLNK | 0o777, self._link(name))
+
+    def _link(self, name: bytes) -> Link:
+        def label(_reader: Task) -> bytes:
+            return b"%s:[%d]" % (name, self._number(name))
+
+        task = self.task
+        return Link(label, lambda _reader: namespace_place(task.kernel, name, label(task), task.fs.namespace if name == b"mnt" else task.uts))
 
     def list(self, node: FsNode) -> list[tuple[bytes, int]]:
         return [(name, DT_LNK) for name in (b"cgroup", b"ipc", b"mnt", b"net", b"pid", b"time", b"user", b"uts")]
