@@ -9,6 +9,7 @@
 
 #define VECTORS 1024 /* the host's IOV_MAX */
 #define LARGEST_TRANSFER 0x7ffff000ull
+#define UNMAPPED ((void *)8) /* in page 0: where guest memory faults, so does the host's call, and in its own order of checks */
 
 struct vectors {
     int count;
@@ -45,9 +46,10 @@ static PyObject *transfer(struct vectors *v, int result, int fd, long long offse
 {
     ssize_t done = -1;
     if (result >= 0) {
-        if (v->faulted && !v->total)
-            done = -EFAULT;
-        else if ((done = syscall(write ? SYS_preadv2 : SYS_pwritev2, fd, v->iov, v->count, offset < 0 ? -1ll : offset, 0, flags)) < 0)
+        int count = v->count;
+        if (v->faulted && count < VECTORS)
+            v->iov[count++] = (struct iovec){.iov_base = UNMAPPED, .iov_len = PAGE_SIZE - 8};
+        if ((done = syscall(write ? SYS_preadv2 : SYS_pwritev2, fd, v->iov, count, offset < 0 ? -1ll : offset, 0, flags)) < 0)
             done = -errno;
     }
     for (int i = 0; i < v->count; i++)

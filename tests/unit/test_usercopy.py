@@ -343,6 +343,15 @@ def test_host_io(user: UserMap, tmp_path: Path) -> None:
     assert user.pread(-1, A(0x10000), 2, 0) == -errno.EBADF and user.pread(fd, A(0x10000), 0, 0) == 0
     assert user.pread(fd, A(0x10000), 2, 0, os.RWF_NOWAIT) in (2, -errno.EAGAIN, -errno.EOPNOTSUPP)
     assert user.pread(fd, A(0x10000), sys.maxsize, 0) == 9
+    assert user.pread(fd, A(0x14000), 2, 9) == 0  # the end of the file comes before the fault, as in Linux
+    assert user.pread(-1, A(0), 2, 0) == -errno.EBADF
+    reader, writer = os.pipe()
+    assert user.pwrite(writer, A(0), 5, -1) == -errno.EFAULT
+    assert user.pwritev(writer, [(A(0x10000), 2), (A(0), 1)], -1) == -errno.EFAULT  # a pipe takes all of a page's part or nothing
+    os.write(writer, b"ab")
+    assert user.preadv(reader, [(A(0x14000), 2)], -1) == -errno.EFAULT and os.read(reader, 9) == b"ab"
+    os.close(reader)
+    os.close(writer)
     iov = [(A(0x10000), 1)] * 3000
     zero = os.open("/dev/zero", os.O_RDONLY)
     assert user.preadv(zero, iov, -1) == 1024
