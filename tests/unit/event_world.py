@@ -73,7 +73,7 @@ class Running:
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self.value, self.error, self.done = value, error, True
-        self.kernel.engine.call_soon(lambda: None)  # so that this turn doesn't sleep
+        self.kernel.engine.call_from_thread(lambda: None)  # so that this turn doesn't sleep
 
     def result(self, timeout: float = 5.0) -> Any:
         """Turn the engine until the routine ends."""
