@@ -6,8 +6,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from task_world import TaskWorld
-
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.task.fd_table import FdTable
 from polynix.kernelproc.task.resource_limits import ResourceLimits
@@ -32,6 +30,7 @@ from polynix.kernelproc.uapi.fcntl import (
     O_RDWR,
 )
 from polynix.kernelproc.uapi.resource import RLIMIT_NOFILE
+from task_world import TaskWorld
 
 LIMIT = 24
 

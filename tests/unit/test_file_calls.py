@@ -8,8 +8,6 @@ import struct
 from event_world import Running, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from task_world import BASE, SIZE, TaskWorld
-
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.uapi.errno import (
     EAGAIN,
@@ -45,6 +43,7 @@ from polynix.kernelproc.uapi.fcntl import (
 )
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
+from task_world import BASE, SIZE, TaskWorld
 
 
 def pending(world: TaskWorld) -> int:

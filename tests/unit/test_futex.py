@@ -9,8 +9,6 @@ import pytest
 from event_world import Running, settle
 from hypothesis import given
 from hypothesis import strategies as st
-from task_world import BASE, SIZE, TaskWorld
-
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, ERESTARTNOINTR, Errno
@@ -47,6 +45,7 @@ from polynix.kernelproc.uapi.futex import (
     FUTEX_WAKE_BITSET,
     FUTEX_WAKE_OP,
 )
+from task_world import BASE, SIZE, TaskWorld
 
 
 @pytest.fixture

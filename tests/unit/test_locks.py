@@ -10,8 +10,6 @@ from event_world import Running, settle
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from task_world import TaskWorld
-
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTARTSYS
 from polynix.kernelproc.task.task import Task
@@ -38,6 +36,7 @@ from polynix.kernelproc.uapi.fcntl import (
     SEEK_SET,
 )
 from polynix.kernelproc.vfs.locks import OFFSET_MAX, FileLocks
+from task_world import TaskWorld
 
 FLOCK = struct.Struct("<hh4xqqi4x")
 SPACE = 24
