@@ -119,7 +119,10 @@ __attribute__((unused)) static int exit_of(pid_t pid) {
         check_pid;                                                                                                                                   \
     })
 /* CHECK that a child passes. */
-#define IN_CHILD(...) CHECK(exit_of(CHILD(__VA_ARGS__)) == 0)
+#define IN_CHILD(...)                                                                                                                                \
+    do {                                                                                                                                             \
+        if (exit_of(CHILD(__VA_ARGS__)) != 0) CHECK_FAILED("IN_CHILD");                                                                              \
+    } while (0)
 __attribute__((unused)) static void sleep_ms(long milliseconds) {
     struct timespec left = {milliseconds / 1000, milliseconds % 1000 * 1000000};
     while (nanosleep(&left, &left) < 0 && errno == EINTR) {}

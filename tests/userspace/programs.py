@@ -14,7 +14,7 @@ from harness import Case, directory, run_cases, run_native, run_polynix
 HERE = Path(__file__).parent
 BINARIES = HERE / "bin"
 GUEST_PYTHON = "/usr/bin/python3"
-_CASE = {".c": re.compile(r"^CASE\((\w+)\)", re.M), ".py": re.compile(r"^def case_(\w+)\(", re.M)}
+_CASE = {".c": re.compile(r"^(?:CASE|BLOCKS)\((\w+)[,)]", re.M), ".py": re.compile(r"^def case_(\w+)\(", re.M)}
 _FLAGS = re.compile(r"^// (flags|run): (.*)$", re.M)
 
 

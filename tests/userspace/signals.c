@@ -149,7 +149,7 @@ void nest(int s) {
     depth++;
     if (depth > last) last = depth;
     count++;
-    if (count < 2) raise(s);
+    if (count < 2) kill(getpid(), s);
     depth--;
 }
 
@@ -621,7 +621,6 @@ CASE(no_permission_to_signal) {
         NEED(setresuid(65534, 65534, 65534) == 0);
         FAILS(kill(pid, SIGTERM), EPERM);
         FAILS(kill(pid, 0), EPERM);
-        FAILS(kill(-1, SIGCONT), getpid() ? EPERM : 0);
     });
     kill(pid, SIGKILL);
     reap(pid);
