@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Pid
-from polynix.kernelproc.task.exit import leave_process_group
 from polynix.kernelproc.task.process_group import ProcessGroup, Session
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, EPERM, ESRCH
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def join_process_group(group: ThreadGroup, process_group: ProcessGroup) -> None:
     """Move a process; the group it leaves is forgotten when that was its last member."""
     if group.process_group is not process_group:
-        leave_process_group(group)
+        group.process_group.leave(group, group.kernel.pids)
         group.process_group = process_group
     process_group.members[group] = None
 
