@@ -66,9 +66,12 @@ def send_to_task(task: Task, info: SigInfo) -> int:
     return _send(task.group, task, info)
 
 
-def send_to_group(group: ThreadGroup, info: SigInfo) -> int:
-    """Direct ``info`` at a process: any of its threads may take it. Returns as :func:`send_to_task`."""
-    return _send(group, None, info)
+def send_to_group(group: ThreadGroup, info: SigInfo, first: Task | None = None) -> int:
+    """Direct ``info`` at a process: any of its threads may take it, ``first`` (or the leader) is asked first.
+
+    Returns as :func:`send_to_task`.
+    """
+    return _send(group, None, info, first)
 
 
 def send_to_process_group(process_group: ProcessGroup, info: SigInfo) -> None:
@@ -93,7 +96,7 @@ def force_signal(task: Task, info: SigInfo) -> None:
     _send(task.group, task, info)
 
 
-def _send(group: ThreadGroup, task: Task | None, info: SigInfo) -> int:
+def _send(group: ThreadGroup, task: Task | None, info: SigInfo, first: Task | None = None) -> int:
     signo = info.signo
     if not 1 <= signo <= NSIG:
         raise ValueError(f"no such signal: {signo}")
@@ -112,7 +115,7 @@ def _send(group: ThreadGroup, task: Task | None, info: SigInfo) -> int:
     pending = group.signals.pending if task is None else task.signals.pending
     if signo < SIGRTMIN and pending.mask & bit(signo):
         return QUEUED
-    receiver = _choose_receiver(group, signo) if task is None else (None if task.signals.mask & bit(signo) else task)
+    receiver = _choose_receiver(group, signo, first) if task is None else (None if task.signals.mask & bit(signo) else task)
     if signo == SIGKILL or (
         receiver is not None and receiver.signals.actions.is_fatal(signo) and not receiver.signals.real_blocked & bit(signo)
     ):
@@ -144,18 +147,19 @@ def _is_ignored(group: ThreadGroup, task: Task, info: SigInfo) -> bool:
     return action.handler == SIG_IGN or (action.handler == SIG_DFL and bool(bit(signo) & IGNORED_BY_DEFAULT))
 
 
-def _choose_receiver(group: ThreadGroup, signo: int) -> Task | None:
-    """The thread to wake for a signal of the process: the leader if it can take it, else the others in turn; idle ones before
-    those that have work.
+def _choose_receiver(group: ThreadGroup, signo: int, first: Task | None) -> Task | None:
+    """The thread to wake for a signal of the process: ``first`` or the leader if it can take it, else the others in turn.
+
+    Idle ones come before those that have work.
     """
     blocked = bit(signo)
-    leader = group.leader
+    preferred = first or group.leader
     candidates = [task for task in group.tasks.values() if not task.exited and not task.signals.mask & blocked]
     if not candidates:
         return None
     idle = [task for task in candidates if not task.attention and not task.stopped]
-    if leader in idle or not idle:
-        return leader if leader in candidates else candidates[0]
+    if preferred in idle or not idle:
+        return preferred if preferred in candidates else candidates[0]
     last = group.signals.next_receiver
     chosen = next((task for task in idle if task.tid > last), idle[0])
     group.signals.next_receiver = chosen.tid

@@ -198,12 +198,12 @@ async def _wait_for_signal(task: Task, wanted: int, deadline_ns: int | None) -> 
 # -- sending ------------------------------------------------------------------------------------------------------------------
 
 
-def kill_group(task: Task, group: ThreadGroup, signo: int, info: SigInfo) -> None:
+def kill_group(task: Task, group: ThreadGroup, signo: int, info: SigInfo, first: Task | None = None) -> None:
     """kill one process; 0 only checks. Errors: EPERM, EAGAIN when the queue is full."""
     if group.leader is None:
         return  # the kthreads
     check_kill_permission(task, group.leader, signo)
-    if signo and send_to_group(group, info) == send.OVERFLOW:
+    if signo and send_to_group(group, info, first) == send.OVERFLOW:
         raise Errno(EAGAIN)
 
 
@@ -239,16 +239,16 @@ def kill_all(task: Task, signo: int) -> int:
     return 0
 
 
-def find_group(task: Task, pid: int) -> ThreadGroup:
-    """The process that ``pid`` (of any of its threads) belongs to, zombies included. Errors: ESRCH."""
+def find_group(task: Task, pid: int) -> tuple[ThreadGroup, Task | None]:
+    """The process that ``pid`` belongs to, zombies included, and the thread if it names one. Errors: ESRCH."""
     pids = task.kernel.pids
+    thread = pids.tasks.get(pid)
+    if thread is not None:
+        return thread.group, thread
     group = pids.thread_groups.get(pid)
     if group is None:
-        thread = pids.tasks.get(pid)
-        if thread is None:
-            raise Errno(ESRCH)
-        group = thread.group
-    return group
+        raise Errno(ESRCH)
+    return group, None
 
 
 @syscall()
@@ -257,7 +257,8 @@ def kill(task: Task, pid: Pid, signo: Int) -> int:
     if not 0 <= signo <= NSIG:
         raise Errno(EINVAL)
     if pid > 0:
-        kill_group(task, find_group(task, pid), signo, SigInfo.from_user(task, signo))
+        group, thread = find_group(task, pid)
+        kill_group(task, group, signo, SigInfo.from_user(task, signo), thread)
         return 0
     if pid == -1:
         return kill_all(task, signo)
@@ -313,7 +314,8 @@ def rt_sigqueueinfo(task: Task, pid: Pid, signo: Int, info_address: UserAddress)
     check_forged(task, pid, info)
     if not 0 <= signo <= NSIG:
         raise Errno(EINVAL)
-    kill_group(task, find_group(task, pid), signo, info)
+    group, thread = find_group(task, pid)
+    kill_group(task, group, signo, info, thread)
     return 0
 
 

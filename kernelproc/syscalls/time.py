@@ -38,7 +38,8 @@ MICROSECONDS = 1_000_000
 COARSE_RESOLUTION_NS = 4_000_000  # a tick of CONFIG_HZ=250
 NSIG = 64
 TIME_ERROR, STA_UNSYNC = 5, 0x40
-_NO_SLEEP = (*COARSE, CLOCK_MONOTONIC_RAW)
+_NO_TIMER = (*COARSE, CLOCK_MONOTONIC_RAW)
+_NO_SLEEP = (*_NO_TIMER, CLOCK_THREAD_CPUTIME_ID)
 
 
 def read_timespec(task: Task, address: UserAddress) -> int:
@@ -187,8 +188,6 @@ async def clock_nanosleep(task: Task, clock: Int, flags: Flags, request: UserAdd
     wall = wall_clock_ns(task.kernel.clock, clock)
     read = None
     if wall is None:
-        if clock == CLOCK_THREAD_CPUTIME_ID:
-            raise Errno(EINVAL)
         read = cpu_clock(task, clock)
         if read is None:
             raise Errno(EINVAL)
@@ -299,7 +298,7 @@ def timer_create(task: Task, clock: Int, event_address: UserAddress, timer_addre
     """man 2 timer_create"""
     notify, signo, target = SIGEV_SIGNAL, SIGALRM, None
     value: int | None = None
-    if clock in _NO_SLEEP:
+    if clock in _NO_TIMER:
         raise Errno(EOPNOTSUPP)
     if clock in ALARM and not task.credentials.has_capability(CAP_WAKE_ALARM):
         raise Errno(EPERM)
