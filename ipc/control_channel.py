@@ -79,9 +79,7 @@ def send_descriptors(peer: socket.socket, tag: int, descriptors: Sequence[int]) 
 
 def receive_descriptors(peer: socket.socket) -> tuple[int, list[int]] | None:
     """The next set, as (tag, descriptors), close-on-exec; None at end of file. Errors: BlockingIOError."""
-    data, descriptors, _flags, _address = socket.recv_fds(
-        peer, 4096, MAX_DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    )
+    data, descriptors, _flags, _address = socket.recv_fds(peer, 4096, MAX_DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
     if len(data) < _TAG.size:
         return None
     return _TAG.unpack_from(data)[0], list(descriptors)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from polynix.ipc.control_channel import ControlChannel, Message, receive_descriptors
 from polynix.kernelproc.devices.host_file import open_host_descriptors
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.mounts import BootTask
 from polynix.kernelproc.signals.send import send_to_group, send_to_process_group
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.task.credentials import Credentials
@@ -54,6 +55,7 @@ class Controller:
         engine.watch(peer.fileno(), select.EPOLLIN | select.EPOLLRDHUP, self._peer_ready)
         engine.watch(channel.fd, select.EPOLLIN, lambda _events: self._receive())
         engine.before_sleep.append(self._receive)  # zmq's descriptor is edge-triggered
+        self.send("ready", pid=os.getpid())
         self._receive()
 
     def send(self, op: str, **fields: Any) -> None:
@@ -173,7 +175,7 @@ class Controller:
     def _change_directory(self, fs: FsContext, credentials: Credentials, message: Message) -> None:
         """The caller's directory where it exists inside, else the root. Errors: those of a directory that was asked for."""
         try:
-            place = lookup(_Nobody(self.kernel, fs, credentials), AT_FDCWD, os.fsencode(message["cwd"]))  # type: ignore[arg-type]
+            place = lookup(BootTask(self.kernel, fs, credentials), AT_FDCWD, os.fsencode(message["cwd"]))  # type: ignore[arg-type]
             if not place.node.is_directory:
                 raise Errno(ENOTDIR)
             fs.cwd = place
@@ -198,15 +200,6 @@ class Controller:
         for request, known in self.groups.items():
             if known is group:
                 self.send("stopped", id=request, signal=signal, code=CLD_STOPPED)
-
-
-class _Nobody:
-    """As much of a task as path look-up needs, before the first task exists."""
-
-    def __init__(self, kernel: Kernel, fs: FsContext, credentials: Credentials) -> None:
-        self.kernel = kernel
-        self.fs = fs
-        self.credentials = credentials
 
 
 def _move_up(fd: int) -> int:

@@ -44,9 +44,7 @@ class BootError(Exception):
 
 def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket) -> int:
     """The kernel process from boot to the container's end; returns its exit status."""
-    logging.basicConfig(
-        stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
     kernel = build_kernel(options)
     mount_file_systems(kernel, options)
     enable_features(kernel, options)

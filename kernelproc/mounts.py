@@ -39,12 +39,12 @@ VIRTUAL: Final = (
 
 
 class BootTask:
-    """Who walks paths before there is a task: root, at the root."""
+    """Who walks paths before there is a task: root, at the root, unless told otherwise."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, fs: FsContext | None = None, credentials: Credentials | None = None) -> None:
         self.kernel = kernel
-        self.fs = FsContext(kernel.namespace)
-        self.credentials = Credentials.root()
+        self.fs = fs or FsContext(kernel.namespace)
+        self.credentials = credentials or Credentials.root()
 
 
 def mount_all(kernel: Kernel, options: ContainerOptions) -> None:

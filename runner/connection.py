@@ -30,6 +30,7 @@ class KernelConnection:
         self._launcher: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._tags = 0
+        self._ready = False  # a pair has no queue before its peer connects
         self.channel: ControlChannel | None = None
         self._early: list[Message] = []
         try:
@@ -69,8 +70,11 @@ class KernelConnection:
     # -- messages ----------------------------------------------------------------------------------------------------------------
 
     def send(self, op: str, **fields: Any) -> None:
-        """Send one message to the kernel."""
+        """Send one message to the kernel, once it has connected. Errors: ContainerError when it could not start."""
         assert self.channel is not None
+        while not self._ready:
+            messages, _ = self.poll(None)
+            self._ready = any(message["op"] == "ready" for message in messages)
         self.channel.send(op, **fields)
         self._early += self.channel.receive_all()  # zmq's descriptor is edge-triggered: sending may have swallowed an edge
 
@@ -108,12 +112,15 @@ class KernelConnection:
         return messages, [fd for fd in ready if fd in descriptors]
 
     def _check_alive(self, cause: BaseException | None = None) -> None:
-        try:
-            data = self.peer.recv(4096, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
+        data = b""
+        for _ in range(2):  # ECONNRESET, if the kernel left packets unread, comes before what it said last
+            try:
+                data = self.peer.recv(4096, socket.MSG_DONTWAIT)
+                break
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
         if len(data) > 4:
             raise ContainerError(data[4:].decode(errors="replace")) from cause
         code = self._exit_code()
@@ -133,7 +140,8 @@ class KernelConnection:
             return
         self._closed = True
         if self.channel is not None:
-            self.channel.send("shutdown")
+            if self._ready:
+                self.channel.send("shutdown")
             self.channel.close(linger_ms=100)
         self.peer.close()  # its end of file stops the kernel, too
         if self._process is not None:

@@ -276,11 +276,7 @@ class Process:
         After ``subprocess.TimeoutExpired`` it may be called again without losing output.
         """
         if self._communication is None:
-            data = (
-                input.encode(self._encoding or "utf-8", self._errors or "strict")
-                if isinstance(input, str)
-                else bytes(input or b"")
-            )
+            data = input.encode(self._encoding or "utf-8", self._errors or "strict") if isinstance(input, str) else bytes(input or b"")
             self._communication = _Communication(self, data)
         deadline = None if timeout is None else time.monotonic() + timeout
         outputs = self._communication.run(deadline)
@@ -336,9 +332,7 @@ class _Communication:
             if stream is not None and not stream.closed:
                 self.streams[stream.fileno()] = stream
                 self.buffers[stream.fileno()] = bytearray()
-        self.order = [
-            stream.fileno() if stream is not None and not stream.closed else None for stream in (process.stdout, process.stderr)
-        ]
+        self.order = [stream.fileno() if stream is not None and not stream.closed else None for stream in (process.stdout, process.stderr)]
         self.input = process.stdin
         if self.input is not None:
             try:

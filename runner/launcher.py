@@ -22,9 +22,7 @@ def fork_kernel_process(options: ContainerOptions, directory: str, peer: socket.
     """
     import multiprocess
 
-    process = multiprocess.get_context("fork").Process(
-        target=kernel_process, args=(options, directory, peer, close), name="polynix-kernel"
-    )
+    process = multiprocess.get_context("fork").Process(target=kernel_process, args=(options, directory, peer, close), name="polynix-kernel")
     process.start()
     return process
 
@@ -58,6 +56,10 @@ def _detach(close: tuple[int, ...]) -> None:
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if os.environ.get("POLYNIX_TRACEBACK"):
+        import faulthandler
+
+        faulthandler.register(signal.SIGUSR1)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -34,9 +34,7 @@ class RunCommand(click.Command):
     """Lets ``--strace`` stand without a value, as ``--strace=all``: the word after it is the program's name, not a filter."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        takes_value = {
-            name for option in self.params if isinstance(option, click.Option) and not option.is_flag for name in option.opts
-        }
+        takes_value = {name for option in self.params if isinstance(option, click.Option) and not option.is_flag for name in option.opts}
         args = list(args)
         index = 0
         while index < len(args) and args[index].startswith("-") and args[index] != "--":
@@ -73,9 +71,7 @@ def cli() -> None:
     multiple=True,
     help="Show a host file or directory inside; writes reach the host. Repeatable.",
 )
-@click.option(
-    "--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside."
-)
+@click.option("--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside.")
 @click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable.")
 @click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable.")
 @click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside.")

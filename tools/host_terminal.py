@@ -49,16 +49,7 @@ class HostTerminal:
                 return False
             self._saved = termios.tcgetattr(self.fd)
             mode = termios.tcgetattr(self.fd)
-            mode[0] &= ~(
-                termios.IGNBRK
-                | termios.BRKINT
-                | termios.PARMRK
-                | termios.ISTRIP
-                | termios.INLCR
-                | termios.IGNCR
-                | termios.ICRNL
-                | termios.IXON
-            )
+            mode[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
             mode[1] &= ~termios.OPOST
             mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             mode[2] = (mode[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8

@@ -16,16 +16,19 @@ import stat
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from polynix.addrspace._usercopy import MemoryObject, UserAddress
+from polynix.kernelproc.devices.mem import MEM_MAJOR
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.registry import makedev
 from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EINVAL, EIO, ENODEV, ENOTTY, EOPNOTSUPP
-from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_NONBLOCK, O_RDWR, SEEK_CUR, SEEK_DATA, SEEK_HOLE, SEEK_SET
+from polynix.kernelproc.uapi.fcntl import AT_FDCWD, O_ACCMODE, O_APPEND, O_NONBLOCK, O_RDWR, SEEK_CUR, SEEK_DATA, SEEK_HOLE, SEEK_SET
 from polynix.kernelproc.uapi.ioctls import FIONREAD, TCGETS, TCSETS, TCSETSF, TCSETSW, TIOCGWINSZ
 from polynix.kernelproc.uapi.mman import PROT_WRITE
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
-from polynix.kernelproc.vfs.namespace import anonymous_name
+from polynix.kernelproc.vfs.lookup import lookup
+from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
 from polynix.kernelproc.vfs.ops import FileOps, FileSystemOps, FsNodeOps, Result
 from polynix.kernelproc.wait_queue import WaitEntry, WaitQueue
 
@@ -92,8 +95,9 @@ class HostFileObject(FileObject):
     __slots__ = ("host_fd",)
 
     def __init__(self, ops: HostRegularFile, node: FsNode, flags: int, name: Any) -> None:
-        self.host_fd = ops.fd
+        self.host_fd = -1  # the constructor below must not rewind the caller's file
         super().__init__(ops, node, flags, name)
+        self.host_fd = ops.fd
 
     @property
     def offset(self) -> int:  # type: ignore[override]
@@ -101,7 +105,7 @@ class HostFileObject(FileObject):
 
     @offset.setter
     def offset(self, value: int) -> None:
-        if self.references:  # not at construction
+        if self.host_fd >= 0:
             os.lseek(self.host_fd, value, SEEK_SET)
 
 
@@ -129,9 +133,7 @@ class HostRegularFile(FileOps):
                 os.lseek(self.fd, here, SEEK_SET)
         return super().seek(file, offset, whence)
 
-    def get_memory(
-        self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool
-    ) -> tuple[MemoryObject, int]:
+    def get_memory(self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool) -> tuple[MemoryObject, int]:
         if shared and protection & PROT_WRITE and file.flags & O_ACCMODE != O_RDWR:
             raise Errno(EACCES)
         if self.memory is None:
@@ -168,9 +170,7 @@ class WatchedQueue(WaitQueue):
         if self._token is not None:
             # Register afresh: a descriptor that is ready already reports at once, and only then.
             self._engine.unwatch(self._fd, self._token)
-        self._token = self._engine.watch(
-            self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET, self._ready
-        )
+        self._token = self._engine.watch(self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET, self._ready)
 
     def remove(self, entry: WaitEntry) -> None:
         super().remove(entry)
@@ -234,9 +234,7 @@ class HostStream(FileOps):
             elif not self.is_terminal:
                 return -ENOTTY
             elif request in (TCGETS, TIOCGWINSZ):
-                task.copy_out(
-                    address, fcntl.ioctl(self.fd, request, bytes(_TERMIOS_SIZE if request == TCGETS else _WINSIZE_SIZE))
-                )
+                task.copy_out(address, fcntl.ioctl(self.fd, request, bytes(_TERMIOS_SIZE if request == TCGETS else _WINSIZE_SIZE)))
             elif request in (TCSETS, TCSETSW, TCSETSF):
                 fcntl.ioctl(self.fd, request, task.copy_in(address, _TERMIOS_SIZE))
             else:
@@ -248,9 +246,7 @@ class HostStream(FileOps):
     def fsync(self, file: FileObject, data_only: bool) -> Result:
         return -EINVAL
 
-    def get_memory(
-        self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool
-    ) -> tuple[MemoryObject, int]:
+    def get_memory(self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool) -> tuple[MemoryObject, int]:
         raise Errno(ENODEV)
 
     def close(self, file: FileObject) -> None:
@@ -274,9 +270,7 @@ class HostSocket(HostStream):
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> Result:
         try:
-            sent = self.socket.send(
-                data.peek(_CHUNK if self.socket.type == socket.SOCK_STREAM else -1), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            )
+            sent = self.socket.send(data.peek(_CHUNK if self.socket.type == socket.SOCK_STREAM else -1), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:
             return -(error.errno or EIO)
         data.skip(sent)
@@ -320,11 +314,16 @@ def open_host_descriptors(kernel: Kernel, descriptors: list[int], terminal: bool
 
 def open_host_descriptor(kernel: Kernel, fd: int, flags: int, status: os.stat_result) -> FileObject:
     """One inherited descriptor as an open file; takes it over."""
+    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == MEM_MAJOR:
+        for place in _device_places(kernel, status.st_rdev):
+            os.close(fd)
+            from polynix.kernelproc.mounts import BootTask
+
+            task: Any = BootTask(kernel)
+            return FileObject(kernel.devices.open(task, place.node.rdev, place.node, flags, False), place.node, flags, place)
     fs = kernel.expando.get(HostDescriptorFs).fs
     node_ops = HostDescriptorNode(kernel, fd)
-    node = FsNode(
-        fs, status.st_ino or fs.new_ino(), status.st_mode, node_ops, uid=status.st_uid, gid=status.st_gid, rdev=status.st_rdev
-    )
+    node = FsNode(fs, status.st_ino or fs.new_ino(), status.st_mode, node_ops, uid=status.st_uid, gid=status.st_gid, rdev=status.st_rdev)
     node_ops.refresh(node)
     try:
         label = os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))
@@ -339,8 +338,26 @@ def open_host_descriptor(kernel: Kernel, fd: int, flags: int, status: os.stat_re
     elif stat.S_ISDIR(status.st_mode):
         raise Errno(EOPNOTSUPP)
     else:
-        ops = HostStream(kernel.engine, *_own_description(fd, flags))
+        own, shared = _own_description(fd, flags)
+        ops = HostStream(kernel.engine, own, shared=shared)
     return FileObject(ops, node, flags & ~O_NONBLOCK, name)
+
+
+def _device_places(kernel: Kernel, device: int) -> list[NamespaceNode]:
+    """The container's own node of a memory device (null, zero …), which stands in for the host's."""
+    from polynix.kernelproc.mounts import BootTask
+
+    task: Any = BootTask(kernel)
+    number = makedev(os.major(device), os.minor(device))
+    for name, (_, dev, _) in kernel.devices.nodes.items():
+        if dev == number:
+            try:
+                place = lookup(task, AT_FDCWD, b"/dev/" + name)
+            except Errno:
+                continue
+            if place.node.rdev == number:
+                return [place]
+    return []
 
 
 def _own_description(fd: int, flags: int) -> tuple[int, bool]:

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENODEV, ENOSPC, EPERM, EPIPE
 from polynix.kernelproc.uapi.fcntl import SEEK_CUR, SEEK_DATA, SEEK_END, SEEK_SET
+from polynix.kernelproc.uapi.ioctls import (
+    RNDADDENTROPY,
+    RNDADDTOENTCNT,
+    RNDCLEARPOOL,
+    RNDGETENTCNT,
+    RNDRESEEDCRNG,
+    RNDZAPENTCNT,
+)
 from polynix.kernelproc.uapi.poll import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from polynix.kernelproc.vfs.ops import FileOps, Result
 from polynix.kernelproc.wait_queue import WaitQueue
@@ -25,11 +33,6 @@ if TYPE_CHECKING:
 MEM_MAJOR = 1
 _CHUNK = 1 << 16
 _MINORS = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9, "kmsg": 11}
-
-# Requests of linux/random.h.
-RNDGETENTCNT, RNDADDTOENTCNT, RNDADDENTROPY, RNDZAPENTCNT, RNDCLEARPOOL, RNDRESEEDCRNG = (
-    0x80045200, 0x40045201, 0x40085203, 0x5204, 0x5206, 0x5207,
-)  # fmt: skip
 
 
 class MemoryDevice(FileOps):
@@ -63,9 +66,7 @@ class ZeroDevice(MemoryDevice):
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> Result:
         return out.zero(out.remaining)
 
-    def get_memory(
-        self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool
-    ) -> tuple[MemoryObject, int]:
+    def get_memory(self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool) -> tuple[MemoryObject, int]:
         memory: MemoryObject = task.kernel.memory.new_object(length)
         return memory, -offset
 
@@ -78,9 +79,7 @@ class FullDevice(ZeroDevice):
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> Result:
         return -ENOSPC
 
-    def get_memory(
-        self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool
-    ) -> tuple[MemoryObject, int]:
+    def get_memory(self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool) -> tuple[MemoryObject, int]:
         raise Errno(ENODEV)
 
 

@@ -91,12 +91,20 @@ def read_file(file: FileObject, offset: int, length: int) -> bytes:
     while out.remaining:
         done = file.ops.read(file, offset + len(out.data), out)
         if not isinstance(done, int):
-            raise Errno(ENOEXEC)
+            done.close()  # type: ignore[attr-defined]
+            return read_blocking(file, offset, length)
         if done < 0:
             raise Errno(-done)
         if done == 0:
             break
     return bytes(out.data)
+
+
+def read_blocking(file: FileObject, offset: int, length: int) -> bytes:
+    """The same for a file whose pages are not in the host's cache: the few pages of a program's headers are waited for."""
+    node = file.node
+    memory, base = file.ops.get_memory(file, None, length, offset, PROT_READ, False)  # type: ignore[arg-type]
+    return memory.read(base + offset, max(0, min(length, node.size - offset)))
 
 
 def parse_elf(file: FileObject, head: bytes, bad: int = ENOEXEC) -> ElfImage:
