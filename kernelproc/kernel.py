@@ -65,6 +65,14 @@ class Kernel:
         self.keeps_running = False  # several programs share the container: init's end does not stop it
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
 
+    def current_task(self) -> Task:
+        """The task whose system call is being served (Linux's ``current``)."""
+        routine = self.engine.current
+        if routine is not None and routine.owner is not None:
+            return routine.owner  # type: ignore[no-any-return]
+        assert self.loop.current is not None
+        return self.loop.current
+
     def counters_of(self, task: Task) -> memoryview[int]:
         """Where ``task``'s counters live: its row of the shared region, or private words without one."""
         if self.region is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from polynix.kernelproc.uapi.errno import EAGAIN
 from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.ops import FileOps, Result
 
 _ids = itertools.count(1)
+
+
+class Attached(Protocol):
+    """What other parts of the kernel keep in ``FileObject.expando``."""
+
+    def file_closed(self, file: FileObject) -> None:
+        """The last reference of ``file`` went away."""
 
 
 class FileObject:
@@ -39,7 +46,7 @@ class FileObject:
         self.references = 0
         self.async_owner: int = 0  # F_SETOWN
         self.async_signal: int = 0  # F_SETSIG
-        self.expando: dict[type, object] | None = None
+        self.expando: dict[type, Attached] | None = None  # epoll registrations and the like
         node.opened(self)
 
     @property
@@ -69,6 +76,9 @@ class FileObject:
         if self.references == 0:
             if self.node.expando is not None:
                 release_description_locks(self)
+            if self.expando is not None:
+                for attached in list(self.expando.values()):
+                    attached.file_closed(self)
             try:
                 self.ops.close(self)
             finally:

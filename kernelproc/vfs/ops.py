@@ -95,10 +95,6 @@ class FileOps:
     def mapped(self, file: FileObject, length: int, offset: int) -> None:
         """A map of the file was made (for accounting and atime)."""
 
-    def complete_open(self, file: FileObject) -> Awaitable[None] | None:
-        """What open(2) must still await after making the description (a fifo's other end); if that is interrupted, the caller releases the file."""
-        return None
-
     def fsync(self, file: FileObject, data_only: bool) -> Result:
         """Make the file durable. EINVAL for objects without storage."""
         return -EINVAL

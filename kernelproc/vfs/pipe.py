@@ -226,7 +226,6 @@ class PipeOps(FileOps):
         self.pipe = pipe
         self.access = access
         self.opens_seen = -1  # writer_opens at a non-blocking open without writers; -1: show every hang-up
-        self.awaited: tuple[int, int] | None = None  # (reader, writer) opens before ours, while we await the other end
         pipe.add_end(access)
 
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> int:
@@ -266,26 +265,17 @@ class PipeOps(FileOps):
             return self.pipe.resize(task, argument & 0xFFFFFFFF)
         return super().fcntl(file, task, command, argument)
 
-    def complete_open(self, file: FileObject) -> Awaitable[None] | None:
-        return self._await_partner() if self.awaited is not None else None
-
-    async def _await_partner(self) -> None:
-        assert self.awaited is not None
-        pipe = self.pipe
-        readers, writers = self.awaited
-        while pipe.writer_opens == writers if self.access == O_RDONLY else pipe.reader_opens == readers:
-            await pipe.queue.wait(OPENED)
-        self.awaited = None
-
     def close(self, file: FileObject) -> None:
         self.pipe.remove_end(self.access)
 
 
-def fifo_ops(node: FsNode, flags: int) -> PipeOps:
-    """Open a fifo's node (``man 7 fifo``).
+def open_fifo(task: Task, node: FsNode, flags: int) -> PipeOps | Awaitable[PipeOps]:
+    """Open a fifo's node (``man 7 fifo``); an awaitable when the other end is not open yet.
 
-    The caller then awaits ``complete_open``. Errors: ENXIO (O_WRONLY|O_NONBLOCK and no reader).
+    Errors: ENXIO (O_WRONLY|O_NONBLOCK and no reader).
     """
+    if isinstance(node.ops, PipeNodeOps):
+        return node.ops.create_file_ops(node, task, flags)
     pipe: Pipe = node.slot(Pipe, Pipe)
     access = flags & O_ACCMODE
     nonblocking = flags & O_NONBLOCK
@@ -293,21 +283,31 @@ def fifo_ops(node: FsNode, flags: int) -> PipeOps:
         raise Errno(ENXIO)
     before = pipe.reader_opens, pipe.writer_opens
     ops = PipeOps(pipe, access)
-    if access == O_RDONLY and not pipe.writers:
-        if nonblocking:
-            ops.opens_seen = pipe.writer_opens
-        else:
-            ops.awaited = before
-    elif access == O_WRONLY and not pipe.readers:
-        ops.awaited = before
     pipe.queue.notify(OPENED)
+    if access == O_RDONLY and not pipe.writers:
+        if not nonblocking:
+            return _await_partner(ops, *before)
+        ops.opens_seen = pipe.writer_opens
+    elif access == O_WRONLY and not pipe.readers:
+        return _await_partner(ops, *before)
+    return ops
+
+
+async def _await_partner(ops: PipeOps, reader_opens: int, writer_opens: int) -> PipeOps:
+    pipe = ops.pipe
+    try:
+        while pipe.writer_opens == writer_opens if ops.access == O_RDONLY else pipe.reader_opens == reader_opens:
+            await pipe.queue.wait(OPENED)
+    except BaseException:
+        pipe.remove_end(ops.access)
+        raise
     return ops
 
 
 class PipeNodeOps(FsNodeOps):
     """The node of pipe(2); opening it again through /proc/PID/fd gives another end, and never waits."""
 
-    def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:
+    def create_file_ops(self, node: FsNode, task: Task, flags: int) -> PipeOps:
         pipe: Pipe = node.slot(Pipe, Pipe)
         return PipeOps(pipe, flags & O_ACCMODE)
 
@@ -336,4 +336,4 @@ def pipe_of(file: FileObject) -> Pipe | None:
     return ops.pipe if isinstance(ops, PipeOps) else None
 
 
-__all__ = ["IN", "OUT", "Pipe", "PipeBuffer", "PipeOps", "fifo_ops", "new_pipe", "pipe_of"]
+__all__ = ["IN", "OUT", "Pipe", "PipeBuffer", "PipeOps", "new_pipe", "open_fifo", "pipe_of"]

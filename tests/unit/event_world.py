@@ -5,20 +5,38 @@ from __future__ import annotations
 import functools
 import os
 import select
+import struct
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
+import polynix.kernelproc.syscalls.all  # noqa: F401
+from polynix.addrspace._usercopy import Fault, MemoryObject, UserAddress, UserMap
 from polynix.kernelproc.clock import HostClock
 from polynix.kernelproc.engine import Engine, Routine
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.kernel import Kernel
+from polynix.kernelproc.signals.signal_state import ProcessSignals, SignalActions, SignalState
+from polynix.kernelproc.syscalls.table import entries
+from polynix.kernelproc.task.credentials import Credentials
+from polynix.kernelproc.task.fd_table import FdTable
+from polynix.kernelproc.task.process_group import ProcessGroup, Session
+from polynix.kernelproc.task.resource_limits import ResourceLimits
+from polynix.kernelproc.task.task import Task
+from polynix.kernelproc.task.thread_group import ThreadGroup
+from polynix.kernelproc.uapi.errno import EFAULT
+from polynix.kernelproc.uapi.unistd import SYSCALLS
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer, BytesOutputBuffer
 from polynix.kernelproc.vfs.file_object import FileObject
+from polynix.kernelproc.vfs.fs_context import FsContext
+from polynix.kernelproc.vfs.namespace import Namespace
 
 
 class PollMonitor:
     """What the engine asks of restricted mode's Monitor, without restricted mode."""
 
-    running = 0
+    running = 0  # guest threads in restricted mode
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -73,7 +91,7 @@ class Running:
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self.value, self.error, self.done = value, error, True
-        self.kernel.engine.call_from_thread(lambda: None)  # so that this turn doesn't sleep
+        self.kernel.engine.call_from_thread(lambda: None)  # end the turn's wait
 
     def result(self, timeout: float = 5.0) -> Any:
         """Turn the engine until the routine ends."""
@@ -115,3 +133,124 @@ def read(file: FileObject, count: int) -> bytes | int:
     result = file.ops.read(file, 0, out)
     assert isinstance(result, int)
     return result if result < 0 else bytes(out.data)
+
+
+# -- system calls ----------------------------------------------------------------------------------------------------------
+
+BASE = 0x10000
+MEMORY = 8 << 20
+
+
+class _Memory:
+    """What a Task asks of its address space, without one: 8 MiB of memory at BASE."""
+
+    def __init__(self) -> None:
+        self.user = UserMap()
+        fd = os.memfd_create("guest")
+        os.ftruncate(fd, MEMORY)
+        self.user.map(BASE, BASE + MEMORY, 3, MemoryObject(fd), 0)
+
+
+class Guest:
+    """A task that makes system calls from Python: numbers in, numbers out, and memory to point at."""
+
+    def __init__(self, kernel: Kernel, credentials: Credentials | None = None, sibling: Guest | None = None) -> None:
+        self.kernel = kernel
+        kernel.loop = SimpleNamespace(current=None)  # type: ignore[assignment]
+        pid = kernel.pids.allocate()
+        limits = ResourceLimits()
+        session = Session(pid)
+        group = ThreadGroup(kernel, pid, ProcessGroup(pid, session), ProcessSignals(), limits)
+        memory: Any = _Memory()
+        self.task = Task(
+            kernel,
+            pid,
+            group,
+            mm=memory,
+            files=FdTable(limits),
+            fs=sibling.task.fs if sibling is not None else FsContext(Namespace(new_tmpfs(kernel, mode=0o777))),
+            signals=SignalState(SignalActions()),
+            credentials=credentials or Credentials.root(),
+            comm=b"guest",
+        )
+        group.leader = self.task
+        group.tasks[pid] = self.task
+        kernel.pids.tasks[pid] = self.task
+        kernel.pids.thread_groups[pid] = group
+        self.next = BASE
+
+    def memory(self, data: bytes | int) -> int:
+        """The address of fresh memory that holds ``data``, or that many zero bytes."""
+        if isinstance(data, int):
+            data = bytes(data)
+        address = self.next
+        self.next += (len(data) + 15) & ~15
+        if self.next > BASE + MEMORY:
+            self.next = address = BASE
+            return self.memory(data)
+        self.task.user.copy_out(UserAddress(address), data)
+        return address
+
+    def load(self, address: int, count: int) -> bytes:
+        return self.task.user.copy_in(UserAddress(address), count)
+
+    def start(self, name: str, *arguments: int) -> int | Running:
+        """One system call: its result, or the routine in which it blocks."""
+        entry = entries[SYSCALLS[name]]
+        assert entry is not None
+        registers = [argument & 0xFFFFFFFFFFFFFFFF for argument in arguments] + [0] * (6 - len(arguments))
+        Engine.running = self.kernel.engine
+        self.kernel.loop.current = self.task
+        try:
+            result = entry(self.task, *registers)
+        except Errno as error:
+            return -error.errno
+        except Fault:
+            return -EFAULT
+        finally:
+            self.kernel.loop.current = None
+        if isinstance(result, int):
+            return result
+        running = Running(self.kernel, result, self.task)
+        self.task.routine = running.routine
+        return outcome(running) if running.done else running
+
+    def call(self, name: str, *arguments: int) -> int:
+        """One system call, waited for."""
+        result = self.start(name, *arguments)
+        return result if isinstance(result, int) else finish(result)
+
+    def pipe(self, flags: int = 0) -> tuple[int, int]:
+        address = self.memory(8)
+        assert self.call("pipe2", address, flags) == 0
+        return struct.unpack("ii", self.load(address, 8))  # type: ignore[return-value]
+
+    def write(self, fd: int, data: bytes) -> int:
+        return self.call("write", fd, self.memory(data), len(data))
+
+    def read(self, fd: int, count: int) -> bytes | int:
+        address = self.memory(count)
+        result = self.call("read", fd, address, count)
+        return self.load(address, result) if result >= 0 else result
+
+
+def outcome(running: Running) -> int:
+    """What a finished system call gives, as the loop would."""
+    if isinstance(running.error, Errno):
+        return -running.error.errno
+    if isinstance(running.error, Fault):
+        return -EFAULT
+    if running.error is not None:
+        raise running.error
+    return int(running.value)
+
+
+def finish(running: int | Running, timeout: float = 5.0) -> int:
+    """Wait for a system call that blocks."""
+    if isinstance(running, int):
+        return running
+    try:
+        running.result(timeout)
+    except (Errno, Fault):
+        pass
+    return outcome(running)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from event_world import Running, new_kernel, read, run, settle, write
+from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import EAGAIN, EBUSY, EINVAL, ENXIO, EPERM, EPIPE
 from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, O_DIRECT, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY
@@ -12,8 +13,8 @@ from polynix.kernelproc.uapi.stat import S_IFIFO
 from polynix.kernelproc.vfs.anon import AnonFileSystems
 from polynix.kernelproc.vfs.file_object import FileObject, blocking_operation
 from polynix.kernelproc.vfs.fs_node import FsNode
-from polynix.kernelproc.vfs.ops import FsNodeOps
-from polynix.kernelproc.vfs.pipe import Pipe, fifo_ops, new_pipe
+from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps
+from polynix.kernelproc.vfs.pipe import Pipe, new_pipe, open_fifo
 
 kernel = new_kernel()
 
@@ -141,21 +142,32 @@ def fifo() -> FsNode:
     return FsNode(fs, fs.new_ino(), S_IFIFO | 0o644, FsNodeOps())
 
 
-def open_fifo(node: FsNode, flags: int) -> FileObject:
-    return FileObject(fifo_ops(node, flags), node, flags).retain()
+def open_end(node: FsNode, flags: int) -> FileObject | Running:
+    """The opened file, or the open that waits for its partner."""
+    ops = open_fifo(None, node, flags)  # type: ignore[arg-type]
+    if isinstance(ops, FileOps):
+        return FileObject(ops, node, flags).retain()
+
+    async def finish() -> FileObject:
+        return FileObject(await ops, node, flags).retain()
+
+    return Running(kernel, finish())
+
+
+def opened(node: FsNode, flags: int) -> FileObject:
+    file = open_end(node, flags)
+    assert isinstance(file, FileObject)
+    return file
 
 
 def test_fifo_opens_wait_for_each_other() -> None:
     node = fifo()
-    reader = open_fifo(node, O_RDONLY)
-    opening = reader.ops.complete_open(reader)
-    assert opening is not None
-    waiting = Running(kernel, opening)  # type: ignore[arg-type]
+    opening = open_end(node, O_RDONLY)
+    assert isinstance(opening, Running)
     settle(kernel)
-    assert not waiting.done
-    writer = open_fifo(node, O_WRONLY)
-    assert writer.ops.complete_open(writer) is None
-    waiting.result()
+    assert not opening.done
+    writer = opened(node, O_WRONLY)
+    reader = opening.result()
     write(writer, b"through")
     writer.release()
     assert read(reader, 10) == b"through"
@@ -166,29 +178,36 @@ def test_fifo_opens_wait_for_each_other() -> None:
 
 def test_fifo_open_sees_a_partner_that_came_and_went() -> None:
     node = fifo()
-    writer = open_fifo(node, O_WRONLY)
-    opening = writer.ops.complete_open(writer)
-    waiting = Running(kernel, opening)  # type: ignore[arg-type]
-    reader = open_fifo(node, O_RDONLY)
-    reader.release()
-    waiting.result()
-    assert write(writer, b"x") == -EPIPE
+    opening = open_end(node, O_WRONLY)
+    assert isinstance(opening, Running)
+    opened(node, O_RDONLY).release()
+    assert write(opening.result(), b"x") == -EPIPE
+
+
+def test_interrupted_fifo_open_leaves_no_end_behind() -> None:
+    node = fifo()
+    opening = open_end(node, O_RDONLY)
+    assert isinstance(opening, Running)
+    kernel.engine.interrupt(opening.routine)
+    with pytest.raises(Interrupted):
+        opening.result()
+    with pytest.raises(Errno) as caught:
+        opened(node, O_WRONLY | O_NONBLOCK)
+    assert caught.value.errno == ENXIO
 
 
 def test_nonblocking_fifo_opens() -> None:
     node = fifo()
     with pytest.raises(Errno) as caught:
-        open_fifo(node, O_WRONLY | O_NONBLOCK)
+        opened(node, O_WRONLY | O_NONBLOCK)
     assert caught.value.errno == ENXIO
-    reader = open_fifo(node, O_RDONLY | O_NONBLOCK)
-    assert reader.ops.complete_open(reader) is None
+    reader = opened(node, O_RDONLY | O_NONBLOCK)
     assert read(reader, 1) == b""
     assert reader.ops.query_events(reader) == 0, "no hang-up before a writer has come and gone"
-    writer = open_fifo(node, O_WRONLY | O_NONBLOCK)
+    writer = opened(node, O_WRONLY | O_NONBLOCK)
     assert read(reader, 1) == -EAGAIN
     writer.release()
     assert reader.ops.query_events(reader) == POLLHUP
-    both = open_fifo(node, O_RDWR)
-    assert both.ops.complete_open(both) is None
+    both = opened(node, O_RDWR)
     assert run(kernel, blocking_operation(both, POLLOUT, lambda: write(both, b"self"))) == 4
     assert read(both, 9) == b"self"

@@ -1,0 +1,84 @@
+"""pidfd_open, pidfd_getfd, pidfd_send_signal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polynix.addrspace._usercopy import UserAddress
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.signals.siginfo import SigInfo
+from polynix.kernelproc.signals.signal_state import NSIG
+from polynix.kernelproc.syscalls.signal import check_forged, kill_group, read_siginfo
+from polynix.kernelproc.syscalls.table import syscall
+from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Pid
+from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.capability import CAP_SYS_PTRACE
+from polynix.kernelproc.uapi.errno import EBADF, EINVAL, ENOENT, EPERM, ESRCH
+from polynix.kernelproc.uapi.pidfd import PIDFD_NONBLOCK
+from polynix.kernelproc.vfs.pidfd import PidFdOps, new_pidfd
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.task.task import Task
+
+_PIDFD_THREAD = 0o200  # O_EXCL; newer than the headers that uapi comes from
+
+
+@syscall()
+def pidfd_open(task: Task, pid: Pid, flags: Flags) -> int:
+    """man 2 pidfd_open. Errors: EINVAL, ESRCH, ENOENT (a thread that is no leader)."""
+    if flags & ~(PIDFD_NONBLOCK | _PIDFD_THREAD) or pid <= 0:
+        return -EINVAL
+    if flags & _PIDFD_THREAD:
+        track_stub("pidfd_open(PIDFD_THREAD)", flags)
+        return -EINVAL
+    pids = task.kernel.pids
+    group = pids.thread_groups.get(pid)
+    if group is None:
+        return -ENOENT if pid in pids.tasks else -ESRCH
+    return task.files.install_new(new_pidfd(task.kernel, group, flags), True)
+
+
+def _pidfd(task: Task, fd: int) -> PidFdOps:
+    ops = task.files.get_io(fd).ops
+    if not isinstance(ops, PidFdOps):
+        raise Errno(EBADF)
+    return ops
+
+
+@syscall()
+def pidfd_send_signal(task: Task, pidfd: FdNumber, signo: Int, info_address: UserAddress, flags: Flags) -> int:
+    """man 2 pidfd_send_signal."""
+    if flags:
+        track_stub("pidfd_send_signal", flags)
+        return -EINVAL
+    target = _pidfd(task, pidfd)
+    group = target.group
+    if info_address:
+        info = read_siginfo(task, info_address, signo)
+        if int.from_bytes(task.copy_in(info_address, 4), "little") != signo:
+            return -EINVAL
+        check_forged(task, group.pid, info)
+    else:
+        info = SigInfo.from_user(task, signo)
+    if not 0 <= signo <= NSIG:
+        return -EINVAL
+    if target.reaped:
+        return -ESRCH
+    kill_group(task, group, signo, info)
+    return 0
+
+
+@syscall()
+def pidfd_getfd(task: Task, pidfd: FdNumber, targetfd: FdNumber, flags: Flags) -> int:
+    """man 2 pidfd_getfd; the rule of who may is that of ptrace's attaching."""
+    if flags:
+        return -EINVAL
+    target = _pidfd(task, pidfd)
+    group = target.group
+    if target.reaped or group.exited:
+        return -ESRCH
+    mine, theirs = task.credentials, group.leader.credentials
+    same_user = mine.uid == theirs.euid == theirs.suid == theirs.uid and mine.gid == theirs.egid == theirs.sgid == theirs.gid
+    if task.group is not group and not ((same_user and group.dumpable == 1) or mine.has_capability(CAP_SYS_PTRACE)):
+        return -EPERM
+    return task.files.install(group.leader.files.get(targetfd), True)
