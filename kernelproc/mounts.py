@@ -6,8 +6,9 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
 
-from polynix.kernelproc.devices import mem
+from polynix.kernelproc.devices import console, mem, pty
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.fs.devpts import make_devpts
 from polynix.kernelproc.fs.devtmpfs import make_devtmpfs
 from polynix.kernelproc.fs.hostfs import new_hostfs
 from polynix.kernelproc.fs.hostfs_bind import new_bind
@@ -65,7 +66,9 @@ def mount_all(kernel: Kernel, options: ContainerOptions) -> None:
 def register_parts(kernel: Kernel) -> None:
     """Let every part add its devices and file system types."""
     mem.register(kernel)
-    for name, make in ((b"tmpfs", make_tmpfs), (b"devtmpfs", make_devtmpfs), (b"proc", new_proc), (b"sysfs", new_sysfs)):
+    pty.register(kernel)
+    console.register(kernel)
+    for name, make in ((b"tmpfs", make_tmpfs), (b"devpts", make_devpts), (b"devtmpfs", make_devtmpfs), (b"proc", new_proc), (b"sysfs", new_sysfs)):
         kernel.filesystems.register(name, make)
 
 

@@ -60,6 +60,8 @@ class HostDescriptorNode(FsNodeOps):
     Opening it again (``/dev/stdin``, ``/proc/self/fd/0``) opens the host's object again.
     """
 
+    opens_itself: ClassVar[bool] = True
+
     def __init__(self, kernel: Kernel, fd: int) -> None:
         self.kernel = kernel
         self.fd = fd

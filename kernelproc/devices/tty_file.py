@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from polynix.addrspace._usercopy import UserAddress
-from polynix.kernelproc.devices.terminal_modes import TerminalModes
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.track_stub import track_stub
@@ -443,13 +442,13 @@ _HANDLERS: dict[int, Handler] = {
 }
 
 
-def open_terminal(terminal: Terminal, task: Task, flags: int) -> TerminalFile:
+def open_terminal(terminal: Terminal, task: Task, flags: int, make: Callable[[Terminal], TerminalFile] = TerminalFile) -> TerminalFile:
     """Open a terminal device: a session leader without a controlling terminal gets it, unless O_NOCTTY. Errors: EIO, EBUSY."""
     if terminal.other_closed:
         raise Errno(EIO)
     if terminal.exclusive and not task.credentials.has_capability(CAP_SYS_ADMIN):
         raise Errno(EBUSY)
-    file = TerminalFile(terminal)
+    file = make(terminal)
     session = task.group.process_group.session
     if not flags & O_NOCTTY and session.sid == task.group.pid and session.terminal is None and terminal.session is None:
         readable = flags & O_ACCMODE != O_WRONLY

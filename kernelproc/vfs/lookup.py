@@ -200,6 +200,8 @@ def _finish_open(task: Task, place: NamespaceNode, flags: int, created: bool, *,
         ops = node.ops.create_file_ops(node, task, flags)
         if flags & O_TRUNC and not created:
             truncate_at_open(task, node)
+    elif node.ops.opens_itself:
+        ops = node.ops.create_file_ops(node, task, flags)
     elif kind == stat.S_IFCHR or kind == stat.S_IFBLK:
         ops = task.kernel.devices.open(task, node.rdev, node, flags, kind == stat.S_IFBLK)
     elif kind == stat.S_IFIFO:

@@ -116,6 +116,8 @@ class FileOps:
 class FsNodeOps:
     """One inode's behaviour. A directory overrides the look-up part, a file ``create_file_ops``, a symlink ``readlink``."""
 
+    opens_itself: ClassVar[bool] = False  # True: a fifo or device node that ``create_file_ops`` opens, not the kernel's own pipe or device
+
     volatile: ClassVar[bool] = False  # True for a directory whose names come and go by themselves: path walking asks ``lookup`` each time
 
     def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:

@@ -1,0 +1,187 @@
+"""The console: a terminal whose wire is the caller's own terminal, which the caller keeps in raw mode meanwhile.
+
+It takes number 0 of /dev/pts, so that programs see an ordinary terminal, and is /dev/console.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from typing import TYPE_CHECKING
+
+from polynix.kernelproc.devices.pty import PTMX_MAJOR, PtyTable
+from polynix.kernelproc.devices.terminal_modes import TerminalModes
+from polynix.kernelproc.devices.tty import Terminal
+from polynix.kernelproc.devices.tty_file import TerminalFile, open_terminal
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.registry import makedev
+from polynix.kernelproc.uapi.errno import ENODEV
+from polynix.kernelproc.uapi.fcntl import O_NOCTTY, O_RDWR
+from polynix.kernelproc.uapi.major import UNIX98_PTY_SLAVE_MAJOR
+from polynix.kernelproc.vfs.file_object import FileObject
+from polynix.kernelproc.wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.kernel import Kernel
+    from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.vfs.fs_node import FsNode
+    from polynix.kernelproc.vfs.ops import FileOps
+
+log = logging.getLogger(__name__)
+
+CONSOLE_MINOR = 1
+OUTPUT_LIMIT = 65536
+_CHUNK = 4096
+_DRAIN_NS = 2_000_000_000
+
+
+class Console:
+    """The driver of the container's console, over a non-blocking description of our own of the caller's terminal."""
+
+    drains = True
+
+    def __init__(self, kernel: Kernel, fd: int, index: int) -> None:
+        self.kernel = kernel
+        self.fd = fd
+        self.terminal = Terminal(kernel, b"pts/%d" % index, makedev(UNIX98_PTY_SLAVE_MAJOR, index), TerminalModes.console())
+        self.terminal.driver = self
+        self._backlog = bytearray()
+        self._watching = 0
+        self._attached = False
+        self._token: int | None = None
+        self._drained = WaitQueue()
+
+    # -- the driver -----------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if not self._backlog:
+            data = data[self._send(data) :]
+        if data:
+            self._backlog += data
+            self._watch()
+
+    def room(self) -> int:
+        return OUTPUT_LIMIT - len(self._backlog)
+
+    def pending(self) -> int:
+        return len(self._backlog)
+
+    def flush(self) -> None:
+        self._backlog.clear()
+        self._watch()
+
+    def input_taken(self) -> None:
+        self._watch()
+
+    def status(self, bits: int) -> None:
+        """Nobody reads this terminal in packet mode."""
+
+    # -- the host's terminal --------------------------------------------------------------------------------------------------
+
+    def attach_input(self) -> None:
+        """The caller has put its terminal in raw mode: start reading."""
+        self._attached = True
+        self._watch()
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            log.debug("the caller's terminal is gone: %s", error)
+            self._lost()
+            return len(data)
+
+    def _watch(self) -> None:
+        """Watch for what is wanted now: input while there is room for it, room for output while some is held up."""
+        if self.fd < 0:
+            return
+        wanted = (select.EPOLLIN if self._attached and self.terminal.input_room() else 0) | (select.EPOLLOUT if self._backlog else 0)
+        if wanted == self._watching:
+            return
+        if self._token is not None:
+            self.kernel.engine.unwatch(self.fd, self._token)
+            self._token = None
+        self._watching = wanted
+        if wanted:
+            self._token = self.kernel.engine.watch(self.fd, wanted, self._ready)
+
+    def _ready(self, events: int) -> None:
+        if events & select.EPOLLOUT and self._backlog:
+            del self._backlog[: self._send(self._backlog)]
+            if not self._backlog:
+                self._drained.notify()
+            self.terminal.output_possible()
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and self._attached:
+            try:
+                data = os.read(self.fd, min(_CHUNK, max(1, self.terminal.input_room())))
+            except BlockingIOError:
+                data = b""
+            except OSError:
+                self._lost()
+                return
+            if data:
+                self.terminal.input(data)
+            elif events & (select.EPOLLHUP | select.EPOLLERR):
+                self._lost()
+                return
+        self._watch()
+
+    def _lost(self) -> None:
+        """The caller's terminal hung up."""
+        if self._token is not None:
+            self.kernel.engine.unwatch(self.fd, self._token)
+            self._token = None
+        self._attached = False
+        self._backlog.clear()
+        self._drained.notify()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self.terminal.hang_up()
+
+    async def drain(self) -> None:
+        """Wait until what was written has reached the caller's terminal, but not for ever."""
+        deadline = self.kernel.clock.monotonic_ns() + _DRAIN_NS
+        while self._backlog and await self._drained.wait(deadline_ns=deadline, interruptible=False):
+            pass
+
+
+class SystemConsole:
+    """Which terminal /dev/console is; kept in ``kernel.expando``."""
+
+    def __init__(self) -> None:
+        self.terminal: Terminal | None = None
+
+
+def open_console(kernel: Kernel, fd: int) -> tuple[Console, FileObject]:
+    """Make a console of the terminal behind ``fd``: (console, an open description of it). Takes the descriptor over."""
+    from polynix.kernelproc.fs.devpts import peer_place
+
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        os.close(fd)
+    except OSError:
+        own = fd  # not ours to reopen (su, sudo): the caller's description it is, and it may block for a moment
+    table = kernel.expando.get(PtyTable)
+    index = table.allocate()
+    console = Console(kernel, own, index)
+    table.add(index, console.terminal, (0, 5))
+    kernel.expando.get(SystemConsole).terminal = console.terminal
+    place = peer_place(kernel, index)
+    file = FileObject(TerminalFile(console.terminal), place.node, O_RDWR, place)
+    return console, file
+
+
+def register(kernel: Kernel) -> None:
+    """/dev/console: the caller's terminal, where there is one."""
+
+    def open_device(task: Task, _dev: int, _node: FsNode, flags: int) -> FileOps:
+        terminal = kernel.expando.get(SystemConsole).terminal
+        if terminal is None:
+            raise Errno(ENODEV)
+        return open_terminal(terminal, task, flags | O_NOCTTY)
+
+    kernel.devices.register(PTMX_MAJOR, CONSOLE_MINOR, open_device, name=b"console", mode=0o600)
