@@ -301,6 +301,7 @@ class MemoryManager:
     def _protect_one(self, vma: Vma, prot: int) -> None:
         old = vma.prot
         if old == prot:
+            self._merge_around(bisect_right(self._starts, vma.start) - 1)
             return
         self._account(vma, -vma.length)
         vma.prot = prot
