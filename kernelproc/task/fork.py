@@ -128,21 +128,20 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
     _enter_tables(task, child, flags)
     mm.users += 1
     done = child.vfork_done = WaitQueue() if flags & CLONE_VFORK else None
+    tls = arguments.tls if flags & CLONE_SETTLS else parent_slot.fs_base
     if borrow:
         child.borrowed_from = task
         child.saved_frame = parent_slot.save_frame()
         task.slot = None
-        cpu_time.borrow(child)
-        _start(child, parent_slot, arguments)
+        _start(child, parent_slot, _child_frame(parent_slot, arguments))
     elif flags & CLONE_VM:
-        _start_thread(task, child, parent_slot, arguments)
+        _start_thread(task, child, parent_slot, _child_frame(parent_slot, arguments), tls)
     else:
         slot = mm.stub.slot(0)
-        slot.load_frame(parent_slot.save_frame())
-        slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, arguments.tls if flags & CLONE_SETTLS else parent_slot.fs_base)
+        slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, tls)
         if parent_slot.gs_base:
             slot.push(NR_ARCH_PRCTL, ARCH_SET_GS, parent_slot.gs_base)
-        _start(child, slot, arguments)
+        _start(child, slot, _child_frame(parent_slot, arguments))
     if done is not None:
         while child.vfork_done is not None and not child.exited:
             await done.wait(interruptible=False)
@@ -211,30 +210,32 @@ def _enter_tables(task: Task, child: Task, flags: int) -> None:
         parent.children[group.pid] = group
 
 
-def _prepare(child: Task, slot: Slot, arguments: CloneArguments) -> None:
+def _child_frame(parent_slot: Slot, arguments: CloneArguments) -> bytes:
+    """The parent's registers as the child starts with them: result 0, its own stack."""
+    ax, sp = parent_slot.ax, parent_slot.sp
+    parent_slot.ax = 0
+    if arguments.stack:
+        parent_slot.sp = arguments.stack
+    frame = parent_slot.save_frame()
+    parent_slot.ax, parent_slot.sp = ax, sp
+    return frame
+
+
+def _start(child: Task, slot: Slot, frame: bytes) -> None:
+    slot.load_frame(frame)
     slot.task = child
     child.slot = slot
-    slot.ax = 0
-    if arguments.stack:
-        slot.sp = arguments.stack
-
-
-def _start(child: Task, slot: Slot, arguments: CloneArguments) -> None:
-    _prepare(child, slot, arguments)
     child.kernel.loop.start(child)
 
 
-def _start_thread(task: Task, child: Task, parent_slot: Slot, arguments: CloneArguments) -> None:
+def _start_thread(task: Task, child: Task, parent_slot: Slot, frame: bytes, tls: int) -> None:
     """A host thread of the same stub: a parked one is reused, a new one is cloned by the parent's next batch and starts by itself."""
-    mm = task.mm
-    slot, parked = mm.take_slot()
-    frame = parent_slot.save_frame()
-    tls = arguments.tls if arguments.flags & CLONE_SETTLS else parent_slot.fs_base
-    slot.load_frame(frame)
-    _prepare(child, slot, arguments)
+    slot, parked = task.mm.take_slot()
     if parked:
-        cpu_time.attach(child)
         slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, tls)
-        child.kernel.loop.start(child)
-    else:
-        parent_slot.push_clone(slot, tls, True)
+        _start(child, slot, frame)
+        return
+    slot.load_frame(frame)
+    slot.task = child
+    child.slot = slot
+    parent_slot.push_clone(slot, tls, True)
