@@ -271,3 +271,18 @@ def parse_size(value: bytes) -> int:
 
 
 __all__ = ["Tmpfs", "TmpfsDirectory", "TmpfsFile", "TmpfsNode", "TmpfsSymlink", "make_tmpfs", "new_node", "new_tmpfs", "parse_size"]
+
+
+class _Shmem:
+    """The kernel's internal instance for files that no mount shows (Linux's shm_mnt)."""
+
+    def __init__(self) -> None:
+        self.fs: FileSystem | None = None
+
+
+def new_memfd_node(kernel: Kernel, seals: int) -> FsNode:
+    """The node of a memfd: a regular file without a name. ``seals`` are the F_SEAL_* it starts with (F_SEAL_SEAL unless MFD_ALLOW_SEALING)."""
+    holder = kernel.expando.get(_Shmem)
+    if holder.fs is None:
+        holder.fs = new_tmpfs(kernel)
+    return new_node(holder.fs, stat.S_IFREG | 0o777, TmpfsFile(seals), 0, 0, nlink=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_SETFCAP, CAP_SYS_ADMIN
-from polynix.kernelproc.uapi.errno import E2BIG, ENODATA, EOPNOTSUPP, EPERM, ERANGE
+from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ENODATA, EOPNOTSUPP, EPERM, ERANGE
 from polynix.kernelproc.uapi.xattr import XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX
 from polynix.kernelproc.vfs.permissions import MAY_READ, MAY_WRITE, check_access, is_owner_or_capable
 
@@ -23,9 +23,11 @@ def _check(task: Task, node: FsNode, name: bytes, write: bool) -> None:
     if not name or len(name) > XATTR_NAME_MAX:
         raise Errno(ERANGE)
     credentials = task.credentials
-    namespace, _, rest = name.partition(b".")
-    if not rest or namespace + b"." not in NAMESPACES:
+    namespace, dot, rest = name.partition(b".")
+    if namespace + dot not in NAMESPACES:
         raise Errno(EOPNOTSUPP)
+    if not rest:
+        raise Errno(EINVAL)
     if namespace == b"trusted":
         if not credentials.has_capability(CAP_SYS_ADMIN):
             raise Errno(EPERM if write else ENODATA)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 
 import pytest
+from errno_check import fails
 from vfs_world import World
 
-from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.uapi import errno as e
@@ -33,20 +33,6 @@ from polynix.kernelproc.uapi.fcntl import (
 from polynix.kernelproc.uapi.mount import MS_RDONLY
 from polynix.kernelproc.vfs import create, lookup
 from polynix.kernelproc.vfs.dir_entry import NEGATIVE
-
-
-def fails(number: int):  # type: ignore[no-untyped-def]
-    """The block raises Errno(number)."""
-
-    class Expectation:
-        def __enter__(self) -> None: ...
-
-        def __exit__(self, kind: object, error: object, _trace: object) -> bool:
-            assert isinstance(error, Errno), f"no Errno, expected {number}"
-            assert error.errno == number, f"{error!r}, expected {number}"
-            return True
-
-    return Expectation()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.credentials import Credentials
@@ -26,6 +27,7 @@ class WorldKernel:
     def __init__(self) -> None:
         self.devices = DeviceRegistry()
         self.filesystems = FsRegistry()
+        self.expando = Expando()
         self.kthreads = None
         self.memory_limit = 0
 
