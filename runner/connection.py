@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import subprocess
@@ -33,6 +34,7 @@ class KernelConnection:
         self._ready = False  # a pair has no queue before its peer connects
         self.channel: ControlChannel | None = None
         self._early: list[Message] = []
+        inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2] if in_process else []
         try:
             self.directory = RunDirectory()
         except OSError as error:

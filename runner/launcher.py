@@ -49,7 +49,10 @@ def _detach(close: tuple[int, ...]) -> None:
     import signal
 
     for fd in close:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # the descriptor of the listing itself
     os.setsid()
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
