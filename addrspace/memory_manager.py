@@ -49,6 +49,7 @@ class MemoryManager:
         self._starts: list[int] = []
         self.calls = HostCalls()
         self.ready = False  # the stub reported READY
+        self.first_frame: tuple[int, int] | None = None  # entry and stack pointer of a program that came before that
         self.dead = False
         self.mmap_base = STACK_TOP - (136 << 20)
         self._ceiling = self.mmap_base  # no gap of a page or more lies between here and mmap_base

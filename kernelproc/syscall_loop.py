@@ -36,6 +36,7 @@ from polynix.kernelproc.task.exit import address_space_died, begin_group_exit, e
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EFAULT, EIO, ENOSYS
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
+from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
@@ -64,6 +65,7 @@ class SyscallLoop:
         self.engine.handle_exit = self.handle_exit
         kernel.stubs.on_spawn = self.watch_stub
         self._tokens: dict[Stub, int] = {}
+        self.stub_ready = WaitQueue()  # notified when any fresh stub reports READY
         self._last_fault: tuple[int, int, int] = (0, 0, 0)  # tid, address, repetitions
         kernel.loop = self
 
@@ -217,6 +219,8 @@ class SyscallLoop:
         if task.exit_pending is not None:
             exit_task(task, task.exit_pending)
             return
+        if not task.mm.ready and task.slot is not None:
+            return  # a fresh stub: the task starts when it reports READY, and looks at signals then
         if task.attention:
             try:
                 if not prepare_return(task, result):
@@ -243,8 +247,8 @@ class SyscallLoop:
         """Continue the guest thread, after the host calls that its address space has queued."""
         slot = task.slot
         mm = task.mm
-        if slot is None or not mm.ready:
-            return  # a fresh stub: it starts when it reports READY
+        if slot is None:
+            return
         calls = mm.calls
         if calls:
             slot.resume(report_back=not calls.push(slot))
@@ -323,6 +327,10 @@ class SyscallLoop:
     def _stub_ready(self, slot: Slot, task: Task | None) -> None:
         mm: MemoryManager = slot.stub.tag
         mm.ready = True
+        if mm.first_frame is not None:
+            slot.init_frame(*mm.first_frame)
+            mm.first_frame = None
+        self.stub_ready.notify()
         if task is not None:
             self.return_to_user(task, None)
 

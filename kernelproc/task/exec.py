@@ -133,7 +133,10 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
     task.user = mm.user
     slot = task.slot = mm.stub.slot(0)
     slot.task = task
-    slot.init_frame(loaded.entry, loaded.stack_pointer)
+    if mm.ready:
+        slot.init_frame(loaded.entry, loaded.stack_pointer)
+    else:
+        mm.first_frame = (loaded.entry, loaded.stack_pointer)
     task.fs_base = task.gs_base = 0
     task.credentials = credentials
     if kernel.region is not None:

@@ -103,6 +103,8 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
     pidfd = -1
     try:
         if not flags & CLONE_VM:
+            while not mm.ready and not mm.dead:
+                await kernel.loop.stub_ready.wait(interruptible=False)
             task.mm.copy_to(mm)
         child = _new_task(task, tid, arguments, mm)
         if flags & CLONE_PIDFD:
