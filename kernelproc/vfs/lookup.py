@@ -228,7 +228,6 @@ class PathFileOps(FileOps):
     """O_PATH: a place held open, not a file. Descriptor calls that do I/O refuse it before they get here."""
 
 
-def reopenable_name(file: FileObject, label: bytes) -> NamespaceNode:
-    """The place that /proc/PID/fd/N leads to for ``file``."""
-    return file.name if file.name is not None else anonymous_name(file.node, label)
-
+def reopenable_name(file: FileObject) -> NamespaceNode:
+    """The place that /proc/PID/fd/N leads to for ``file``; a file without a name shows what its node calls itself (pipe:[7])."""
+    return file.name if file.name is not None else anonymous_name(file.node, file.node.ops.dynamic_name(file.node))

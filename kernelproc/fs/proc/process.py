@@ -16,6 +16,7 @@ from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
 from polynix.kernelproc.uapi.fcntl import O_CLOEXEC
 from polynix.kernelproc.uapi.resource import RLIM_INFINITY
 from polynix.kernelproc.vfs.fs_node import FsNode
+from polynix.kernelproc.vfs.lookup import reopenable_name
 from polynix.kernelproc.vfs.namespace import NamespaceNode
 
 if TYPE_CHECKING:
@@ -272,9 +273,7 @@ class FdDirectory(Directory):
 
         def place(reader: Task) -> NamespaceNode:
             require_inspect(reader, self.task)
-            if file.name is None:
-                raise Errno(ENOENT)
-            return file.name
+            return reopenable_name(file)
 
         mode = (0o400 if file.readable else 0) | (0o200 if file.writable else 0) | 0o100
         made = FsNode(node.fs, node.fs.new_ino(), stat.S_IFLNK | mode, Link(lambda reader: place(reader).path(reader.fs), place), uid=node.uid, gid=node.gid)
