@@ -171,8 +171,8 @@ def pop_frame(task: Task) -> int | None:
         xstate = _read_xstate(task, fields[28]) if fields[28] else b""
     except (Fault, ValueError):
         return None
-    registers = fields[5:28]
-    slot.set_registers(registers)
+    set_alternate_stack(task, slot.sp, fields[2], fields[3], fields[4])  # its errors are nobody's
+    slot.set_registers(fields[5:28])
     if xstate:
         try:
             slot.set_xstate(xstate)
@@ -180,7 +180,6 @@ def pop_frame(task: Task) -> int | None:
             return None
     else:
         slot.clear_xstate()
-    set_alternate_stack(task, slot.sp, fields[2], fields[3], fields[4])  # its errors are nobody's
     return fields[29]  # type: ignore[no-any-return]
 
 

@@ -115,7 +115,7 @@ def _send(group: ThreadGroup, task: Task | None, info: SigInfo, first: Task | No
     pending = group.signals.pending if task is None else task.signals.pending
     if signo < SIGRTMIN and pending.mask & bit(signo):
         return QUEUED
-    receiver = _choose_receiver(group, signo, first) if task is None else (None if task.signals.mask & bit(signo) else task)
+    receiver = _choose_receiver(group, signo, first) if task is None else (None if task.stopped or task.signals.mask & bit(signo) else task)
     if signo == SIGKILL or (
         receiver is not None and receiver.signals.actions.is_fatal(signo) and not receiver.signals.real_blocked & bit(signo)
     ):
@@ -154,10 +154,10 @@ def _choose_receiver(group: ThreadGroup, signo: int, first: Task | None) -> Task
     """
     blocked = bit(signo)
     preferred = first or group.leader
-    candidates = [task for task in group.tasks.values() if not task.exited and not task.signals.mask & blocked]
+    candidates = [task for task in group.tasks.values() if not (task.exited or task.stopped or task.signals.mask & blocked)]
     if not candidates:
         return None
-    idle = [task for task in candidates if not task.attention and not task.stopped]
+    idle = [task for task in candidates if not task.attention]
     if preferred in idle or not idle:
         return preferred if preferred in candidates else candidates[0]
     last = group.signals.next_receiver

@@ -131,6 +131,7 @@ def _reparent_children(group: ThreadGroup) -> None:
             if child.exited:
                 wait.release(child)
             continue
+        child.adopted = heir is group.kernel.init
         heir.children[child.pid] = child
         if child.exited:
             child.exit_signal = SIGCHLD

@@ -32,6 +32,7 @@ class ThreadGroup:
         self.exited = False  # no live task is left: a zombie until reaped
         self.did_exec = False
         self.is_subreaper = False
+        self.adopted = False  # init is the parent because the real one ended
         self.dumpable = 1
         self.stopped_by = 0  # signal number of the stop in force, 0 when running
         self.wait_notice: tuple[int, int] | None = None  # (CLD_STOPPED|CLD_CONTINUED, status) that wait() has not fetched yet
