@@ -28,16 +28,8 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.namespace import NamespaceNode
 
 
-def _new_name(task: Task, dir_fd: int, path: UserAddress, *, directory: bool = False) -> tuple[NamespaceNode, bytes]:
-    """Where a new name goes. Slashes may follow only the name of a directory."""
-    parent, name, slashes = lookup_parent(task, dir_fd, task.read_path(path))
-    if slashes and not directory and name and name not in (b".", b"..") and parent.entry.lookup(name).node is None:
-        raise Errno(ENOENT)
-    return parent, name
-
-
 def _mkdir(task: Task, dir_fd: int, path: UserAddress, mode: int) -> int:
-    parent, name = _new_name(task, dir_fd, path, directory=True)
+    parent, name, _ = lookup_parent(task, dir_fd, task.read_path(path))
     make_directory(task, parent, name, mode & 0o1777 & ~task.fs.umask)
     return 0
 
@@ -60,10 +52,10 @@ def _mknod(task: Task, dir_fd: int, path: UserAddress, mode: int, dev: int) -> i
         raise Errno(EPERM)
     if kind not in (stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK):
         raise Errno(EINVAL)
-    parent, name = _new_name(task, dir_fd, path)
+    parent, name, slashes = lookup_parent(task, dir_fd, task.read_path(path))
     if kind in (stat.S_IFCHR, stat.S_IFBLK) and not task.credentials.has_capability(CAP_MKNOD) and not (kind == stat.S_IFCHR and dev == 0):
         raise Errno(EPERM)
-    make_node(task, parent, name, kind | (mode & 0o7777 & ~task.fs.umask), dev)
+    make_node(task, parent, name, kind | (mode & 0o7777 & ~task.fs.umask), dev, slashes)
     return 0
 
 
@@ -83,8 +75,8 @@ def _symlink(task: Task, target: UserAddress, dir_fd: int, path: UserAddress) ->
     link = task.read_path(target)
     if not link:
         raise Errno(ENOENT)
-    parent, name = _new_name(task, dir_fd, path)
-    make_symlink(task, parent, name, link)
+    parent, name, slashes = lookup_parent(task, dir_fd, task.read_path(path))
+    make_symlink(task, parent, name, link, slashes)
     return 0
 
 
@@ -107,8 +99,8 @@ def _link(task: Task, old_fd: int, old: UserAddress, new_fd: int, new: UserAddre
     if not old_path and flags & AT_EMPTY_PATH and not task.credentials.has_capability(CAP_DAC_READ_SEARCH):
         raise Errno(ENOENT)
     target = lookup(task, old_fd, old_path, follow=bool(flags & AT_SYMLINK_FOLLOW), empty_path=bool(flags & AT_EMPTY_PATH))
-    parent, name = _new_name(task, new_fd, new)
-    make_link(task, target, parent, name)
+    parent, name, slashes = lookup_parent(task, new_fd, task.read_path(new))
+    make_link(task, target, parent, name, slashes)
     return 0
 
 

@@ -22,10 +22,12 @@ LINK_MAX: Final = 65000
 LINKABLE: Final = "linkable"  # slot of a nameless O_TMPFILE node that linkat may give a name
 
 
-def _check_new_name(task: Task, directory: NamespaceNode, name: bytes) -> None:
-    """May a new ``name`` be made here? Errors: EEXIST, EROFS, EACCES, ENOENT."""
+def _check_new_name(task: Task, directory: NamespaceNode, name: bytes, slashes: bool = False) -> None:
+    """May a new ``name`` be made here? ``slashes`` after it are for directories only. Errors: EEXIST, EROFS, EACCES, ENOENT."""
     if not name or name in (b".", b"..") or directory.entry.lookup(name).node is not None:
         raise Errno(EEXIST)
+    if slashes:
+        raise Errno(ENOENT)
     directory.mount.check_writable()
     _check_may_create(task, directory)
 
@@ -60,9 +62,9 @@ def _owner_of_new(credentials: Credentials, directory: FsNode, mode: int) -> tup
     return mode, gid
 
 
-def make_node(task: Task, directory: NamespaceNode, name: bytes, mode: int, rdev: int = 0) -> DirEntry:
+def make_node(task: Task, directory: NamespaceNode, name: bytes, mode: int, rdev: int = 0, slashes: bool = False) -> DirEntry:
     """A new regular file, fifo, socket or device node. ``mode`` has its S_IFMT bits and the umask applied; CAP_MKNOD was checked by the caller."""
-    _check_new_name(task, directory, name)
+    _check_new_name(task, directory, name, slashes)
     credentials = task.credentials
     mode, gid = _owner_of_new(credentials, directory.node, mode)
     node = directory.node.ops.mknod(directory.node, name, mode, rdev, credentials.fsuid, gid)
@@ -78,9 +80,9 @@ def make_directory(task: Task, directory: NamespaceNode, name: bytes, mode: int)
     return directory.entry.add(name, node)
 
 
-def make_symlink(task: Task, directory: NamespaceNode, name: bytes, target: bytes) -> DirEntry:
+def make_symlink(task: Task, directory: NamespaceNode, name: bytes, target: bytes, slashes: bool = False) -> DirEntry:
     """A new symbolic link to ``target``."""
-    _check_new_name(task, directory, name)
+    _check_new_name(task, directory, name, slashes)
     credentials = task.credentials
     _, gid = _owner_of_new(credentials, directory.node, stat.S_IFLNK)
     node = directory.node.ops.symlink(directory.node, name, target, credentials.fsuid, gid)
@@ -101,10 +103,12 @@ def create_tmpfile(task: Task, directory: NamespaceNode, mode: int, *, linkable:
     return node
 
 
-def make_link(task: Task, target: NamespaceNode, directory: NamespaceNode, name: bytes) -> None:
+def make_link(task: Task, target: NamespaceNode, directory: NamespaceNode, name: bytes, slashes: bool = False) -> None:
     """link(2): one more name for ``target``."""
     if not name or name in (b".", b"..") or directory.entry.lookup(name).node is not None:
         raise Errno(EEXIST)
+    if slashes:
+        raise Errno(ENOENT)
     if target.mount is not directory.mount:
         raise Errno(EXDEV)
     directory.mount.check_writable()

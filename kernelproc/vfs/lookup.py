@@ -143,16 +143,14 @@ def _find_or_create(
         mount, directory, name, slashes = walk(task, start, path, False, True, resolve, scope, links)
         if not name or name in (b".", b".."):
             raise Errno(EEXIST if flags & O_EXCL else EISDIR)
+        if slashes:
+            raise Errno(EISDIR)
         entry = directory.lookup(name)
         if entry.node is None:
-            if slashes:
-                raise Errno(EISDIR)
             entry = make_node(task, NamespaceNode(mount, directory), name, stat.S_IFREG | (mode & 0o7777 & ~task.fs.umask))
             return NamespaceNode(mount, entry), True
         if flags & O_EXCL:
             raise Errno(EEXIST)
-        if slashes:
-            raise Errno(EISDIR)
         if entry.mounted is not None:
             mount, entry = cross(mount, entry, resolve)
         if not entry.node.is_symlink:

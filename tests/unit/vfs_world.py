@@ -78,16 +78,17 @@ class World:
         create.make_directory(self.task, parent, name, mode & ~self.fs.umask)
 
     def mknod(self, path: bytes, mode: int = stat.S_IFREG | 0o644, rdev: int = 0) -> None:
-        parent, name, _ = lookup.lookup_parent(self.task, AT_FDCWD, path)
-        create.make_node(self.task, parent, name, mode, rdev)
+        parent, name, slashes = lookup.lookup_parent(self.task, AT_FDCWD, path)
+        create.make_node(self.task, parent, name, mode, rdev, slashes)
 
     def symlink(self, target: bytes, path: bytes) -> None:
-        parent, name, _ = lookup.lookup_parent(self.task, AT_FDCWD, path)
-        create.make_symlink(self.task, parent, name, target)
+        parent, name, slashes = lookup.lookup_parent(self.task, AT_FDCWD, path)
+        create.make_symlink(self.task, parent, name, target, slashes)
 
     def link(self, old: bytes, new: bytes) -> None:
-        parent, name, _ = lookup.lookup_parent(self.task, AT_FDCWD, new)
-        create.make_link(self.task, self.place(old, follow=False), parent, name)
+        target = self.place(old, follow=False)
+        parent, name, slashes = lookup.lookup_parent(self.task, AT_FDCWD, new)
+        create.make_link(self.task, target, parent, name, slashes)
 
     def unlink(self, path: bytes) -> None:
         create.remove(self.task, *lookup.lookup_parent(self.task, AT_FDCWD, path))
