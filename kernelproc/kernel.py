@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
@@ -37,6 +37,14 @@ class UtsNamespace:
         return UtsNamespace(self.nodename, self.domainname)
 
 
+class SyscallObserver(Protocol):
+    """Sees every system call (strace, statistics, fault injection). ``enter`` may answer in the kernel's place by returning a result."""
+
+    def enter(self, task: Task, number: int, arguments: tuple[int, ...]) -> int | None: ...
+
+    def leave(self, task: Task, number: int, arguments: tuple[int, ...], result: int | None) -> None: ...
+
+
 class Kernel:
     """One container's kernel. It runs no guest code itself; see :mod:`polynix.kernelproc.main` for how it is built."""
 
@@ -56,7 +64,7 @@ class Kernel:
         self.boot_time_ns = clock.boottime_ns()
         self.pids_limit = 0  # 0: none
         self.memory_limit = 0  # bytes; 0: none
-        self.syscall_observers: list[Any] = []  # strace, profile, counters: see syscall_loop
+        self.syscall_observers: list[SyscallObserver] = []
         self.memory: Any = None  # addrspace.region.RegionFactory: makes restricted regions and accounts them
         self.stubs: Any = None  # addrspace.stub_pool.StubPool: address spaces ready for use
         self.loop: SyscallLoop = None  # type: ignore[assignment]  # made at boot

@@ -24,6 +24,8 @@ from polynix.kernelproc.engine import Engine
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.kernel import Kernel, UtsNamespace
 from polynix.kernelproc.kthreads import KernelThreads
+from polynix.kernelproc.modules import load as load_modules
+from polynix.kernelproc.notes import Notes
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.shared_region import SharedRegion
 from polynix.kernelproc.syscall_loop import SyscallLoop
@@ -80,6 +82,7 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     kernel.memory_limit = options.memory_limit
     kernel.uts = UtsNamespace(os.fsencode(options.hostname or socket.gethostname()))
     SyscallLoop(kernel)
+    kernel.expando.get(Notes).attach(kernel)
     return kernel
 
 
@@ -99,12 +102,14 @@ def mount_file_systems(kernel: Kernel, options: ContainerOptions) -> None:
 
 def enable_features(kernel: Kernel, options: ContainerOptions) -> None:
     """Initialise the modules that were asked for. Errors: BootError."""
+    if options.features:
+        load_modules()
     for feature in options.features:
         try:
             modules.enable(kernel, feature)
         except Errno:
-            known = ", ".join(modules.features) or "none"
-            raise BootError(f"unknown feature {feature!r} (there are: {known})") from None
+            known = ", ".join(modules.features)
+            raise BootError(f"unknown feature or bad arguments: {feature!r} (there are: {known})") from None
         name, _, arguments = feature.partition(":")
         kernel.features[name] = arguments
 

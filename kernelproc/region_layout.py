@@ -28,6 +28,7 @@ class Header(IntEnum):
     EXITS = 7  # exits from restricted mode, all reasons
     PAGE_FAULTS = 8
     STUBS_SPAWNED = 9
+    NOTES_SEQUENCE = 10  # odd while the notes are being written
     WORDS = 16
 
 
@@ -48,7 +49,9 @@ class TaskWord(IntEnum):
 
 TASKS_OFFSET = Header.WORDS * WORD
 SYSCALLS_OFFSET = TASKS_OFFSET + MAX_TASKS * TaskWord.WORDS * WORD
-REGION_SIZE = SYSCALLS_OFFSET + MAX_SYSCALLS * WORD
+NOTES_OFFSET = SYSCALLS_OFFSET + MAX_SYSCALLS * WORD
+NOTES_SIZE = 1 << 16  # JSON text, NUL-padded: what has no fixed size (stubs met, statistics of modules)
+REGION_SIZE = NOTES_OFFSET + NOTES_SIZE
 
 
 def task_dtype() -> Any:

@@ -7,6 +7,7 @@ removed by whoever survives it, or by the next start.
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import time
@@ -16,6 +17,8 @@ from polynix.kernelproc.region_layout import (
     MAGIC,
     MAX_SYSCALLS,
     MAX_TASKS,
+    NOTES_OFFSET,
+    NOTES_SIZE,
     REGION_SIZE,
     SYSCALLS_OFFSET,
     TASKS_OFFSET,
@@ -44,6 +47,7 @@ class SharedRegion:
     def __init__(self) -> None:
         import posix_ipc
 
+        running_kernels()  # sweeps what killed kernels left
         self.name = region_name(os.getpid())
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_shared_memory(self.name)
@@ -102,12 +106,43 @@ class SharedRegion:
         self.words[Header.TASKS] -= 1
         self._free.append(index)
 
+    def set_notes(self, notes: dict[str, Any]) -> None:
+        """Publish what has no fixed size; readers see the old or the new text, never a mixture. Too much is cut by dropping the largest entries."""
+        text = json.dumps(notes).encode()
+        while len(text) > NOTES_SIZE - 1:
+            notes = dict(sorted(notes.items(), key=lambda item: len(json.dumps(item[1])))[:-1])
+            text = json.dumps(notes).encode()
+        self.words[Header.NOTES_SEQUENCE] += 1
+        self._map[NOTES_OFFSET : NOTES_OFFSET + len(text) + 1] = text + b"\0"
+        self.words[Header.NOTES_SEQUENCE] += 1
+
     def close(self) -> None:
         """Remove the name."""
         import posix_ipc
 
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_shared_memory(self.name)
+
+
+def running_kernels() -> list[int]:
+    """Pids of the kernel processes whose regions this user can see, lowest first. Names that a killed kernel left behind are removed."""
+    found = []
+    try:
+        names = os.listdir("/dev/shm")
+    except OSError:
+        return []
+    for name in names:
+        if not name.startswith(NAME_PREFIX[1:]):
+            continue
+        suffix = name[len(NAME_PREFIX) - 1 :]
+        if not suffix.isdigit():
+            continue
+        if os.path.exists(f"/proc/{suffix}"):
+            found.append(int(suffix))
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join("/dev/shm", name))
+    return sorted(found)
 
 
 class RegionView:
@@ -127,6 +162,15 @@ class RegionView:
             raise ValueError("not the shared region of this polynix version")
         self._tasks: Any = numpy.frombuffer(self._map, task_dtype(), MAX_TASKS, TASKS_OFFSET)
         self.syscalls: Any = numpy.frombuffer(self._map, "<u8", MAX_SYSCALLS, SYSCALLS_OFFSET)
+
+    def notes(self) -> dict[str, Any]:
+        """What the kernel published by ``set_notes``; empty when it published nothing."""
+        while True:
+            before = int(self.header["notes_sequence"])
+            text = bytes(self._map[NOTES_OFFSET : NOTES_OFFSET + NOTES_SIZE]).split(b"\0", 1)[0]
+            if not before & 1 and int(self.header["notes_sequence"]) == before:
+                return json.loads(text) if text else {}
+            time.sleep(0.001)
 
     def tasks(self) -> Any:
         """A copy of the rows in use."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 log = logging.getLogger("polynix.track_stub")
@@ -24,6 +25,7 @@ class StubPlace(NamedTuple):
 
 
 counts: Counter[StubPlace] = Counter()
+on_new: Callable[[], None] = lambda: None  # called when a place is met for the first time
 current: Any = None  # the task on whose behalf the kernel runs now; kept by the system call loop
 
 
@@ -38,4 +40,10 @@ def track_stub(message: str, flags: int | None = None) -> None:
     place = StubPlace(message, frame.f_code.co_filename.rsplit("/", 1)[-1], frame.f_lineno, flags, process_name())
     counts[place] += 1
     if counts[place] == 1:
+        on_new()
         log.debug("%s flags=%s at %s:%d in %s", message, None if flags is None else hex(flags), place.file, place.line, place.process)
+
+
+def summary() -> list[dict[str, str | int | None]]:
+    """All places met, most frequent first."""
+    return [{**place._asdict(), "count": count} for place, count in counts.most_common()]

@@ -99,6 +99,23 @@ def run_command(**options: Any) -> int:
         raise click.ClickException(str(error)) from None
 
 
+def _inspector(name: str, function: str, summary: str) -> None:
+    @cli.command(name, short_help=summary, help=summary + " Of all running kernels, or of the one whose process id is given.")
+    @click.argument("kernel", metavar="[KERNEL_PID]", type=int, required=False)
+    def command(kernel: int | None) -> None:
+        from polynix.tools import inspect_kernels
+
+        try:
+            getattr(inspect_kernels, function)(kernel)
+        except inspect_kernels.NoKernel as error:
+            raise click.ClickException(str(error)) from None
+
+
+_inspector("ps", "show_tasks", "List the tasks.")
+_inspector("stubs", "show_stubs", "List what guests asked for and polynix lacks.")
+_inspector("stats", "show_statistics", "List system calls by time (needs --feature syscall_stats).")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status. Every error of polynix's own is one line and status 125."""
     try:

@@ -19,7 +19,8 @@ from polynix.kernelproc.uapi.fcntl import (
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
 )
-from polynix.kernelproc.vfs.create import make_directory, make_link, make_node, make_symlink, remove, remove_directory, rename as rename_name
+from polynix.kernelproc.vfs.create import make_directory, make_link, make_node, make_symlink, remove, remove_directory
+from polynix.kernelproc.vfs.create import rename as rename_name
 from polynix.kernelproc.vfs.lookup import lookup, lookup_parent
 from polynix.kernelproc.vfs.permissions import MAY_EXEC, check_access
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Mode, UserAddress
-from polynix.kernelproc.uapi.capability import CAP_SETUID
 from polynix.kernelproc.uapi.errno import EACCES, EFAULT, EINVAL, ENOENT, EROFS
 from polynix.kernelproc.uapi.fcntl import (
     AT_EACCESS,

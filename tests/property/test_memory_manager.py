@@ -6,7 +6,6 @@ import os
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from polynix.addrspace._usercopy import Fault, MemoryObject, UserAddress
 from polynix.addrspace.memory_manager import PAGE_SIZE, MemoryManager
 from polynix.addrspace.remap import remap

@@ -6,8 +6,6 @@ import stat
 
 import pytest
 from errno_check import fails
-from vfs_world import World
-
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.uapi import errno as e
@@ -33,6 +31,7 @@ from polynix.kernelproc.uapi.fcntl import (
 from polynix.kernelproc.uapi.mount import MS_RDONLY
 from polynix.kernelproc.vfs import create, lookup
 from polynix.kernelproc.vfs.dir_entry import NEGATIVE
+from vfs_world import World
 
 
 @pytest.fixture

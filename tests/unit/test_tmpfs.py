@@ -7,8 +7,6 @@ import stat
 
 import pytest
 from errno_check import fails
-from vfs_world import ListSink, World, WorldKernel
-
 from polynix.kernelproc.fs.tmpfs import make_tmpfs, new_memfd_node, new_tmpfs
 from polynix.kernelproc.fs.tmpfs_file import INLINE_MAX
 from polynix.kernelproc.uapi import errno as e
@@ -30,6 +28,7 @@ from polynix.kernelproc.vfs.attributes import truncate_node
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer, BytesOutputBuffer
 from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.vfs.stat import stat_bytes
+from vfs_world import ListSink, World, WorldKernel
 
 
 @pytest.fixture
