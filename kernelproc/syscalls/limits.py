@@ -8,6 +8,7 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Int, Pid, UInt
+from polynix.kernelproc.task.cpu_limit import watch_cpu_limit
 from polynix.kernelproc.task.cpu_time import group_cpu_time, nanoseconds_to_ticks, thread_cpu_time
 from polynix.kernelproc.task.resource_limits import RLIM_NLIMITS
 from polynix.kernelproc.uapi import structs
@@ -34,6 +35,8 @@ def _set_limit(task: Task, group: ThreadGroup, resource: int, soft: int, hard: i
         soft = 1  # as Linux: at once, but not before
         hard = max(hard, 1)
     group.limits.set(resource, soft, hard)
+    if resource == RLIMIT_CPU:
+        watch_cpu_limit(group)
 
 
 @syscall()

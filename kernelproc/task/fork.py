@@ -14,6 +14,11 @@ from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.signals.signal_state import ProcessSignals
+<<<<<<< Updated upstream
+=======
+from polynix.kernelproc.task import cpu_time
+from polynix.kernelproc.task.cpu_limit import watch_cpu_limit
+>>>>>>> Stashed changes
 from polynix.kernelproc.task.scheduling import inherit_scheduling
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
@@ -135,6 +140,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
         child.borrowed_from = task
         child.saved_frame = parent_slot.save_frame()
         task.slot = None
+        cpu_time.borrow(child)
         _start(child, parent_slot, _child_frame(parent_slot, arguments))
     elif flags & CLONE_VM:
         _start_thread(task, child, parent_slot, _child_frame(parent_slot, arguments), tls)
@@ -210,7 +216,11 @@ def _enter_tables(task: Task, child: Task, flags: int) -> None:
         group.exit_signal = task.group.exit_signal
     if parent is not None:
         parent.children[group.pid] = group
+<<<<<<< Updated upstream
         child.counters[TaskWord.PPID] = parent.pid
+=======
+    watch_cpu_limit(group)
+>>>>>>> Stashed changes
 
 
 def _child_frame(parent_slot: Slot, arguments: CloneArguments) -> bytes:
@@ -235,6 +245,8 @@ def _start_thread(task: Task, child: Task, parent_slot: Slot, frame: bytes, tls:
     """A host thread of the same stub: a parked one is reused, a new one is cloned by the parent's next batch and starts by itself."""
     slot, parked = task.mm.take_slot()
     if parked:
+        child.slot = slot
+        cpu_time.attach(child)
         slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, tls)
         _start(child, slot, frame)
         return
