@@ -13,6 +13,7 @@ VERSION = 1
 WORD = 8
 MAX_TASKS = 8192
 MAX_SYSCALLS = 1024
+NAME_PREFIX = "polynix-kernel-"  # in /dev/shm, before the kernel process's pid
 
 
 class Header(IntEnum):

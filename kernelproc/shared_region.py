@@ -1,13 +1,15 @@
 """The shared kernel region: a named POSIX shared memory object that mirrors tasks and counters while the kernel runs.
 
 Writers are the kernel's loop alone; readers map it read-only with :class:`RegionView`, at no cost to the kernel. The name goes when the kernel ends; a killed kernel's is
-removed by whoever survives it, or by the next start.
+removed by whoever survives it, or by the next start, which can tell by the lock on the object that its kernel is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import logging
 import mmap
 import os
 import time
@@ -17,6 +19,7 @@ from polynix.kernelproc.region_layout import (
     MAGIC,
     MAX_SYSCALLS,
     MAX_TASKS,
+    NAME_PREFIX,
     NOTES_OFFSET,
     NOTES_SIZE,
     REGION_SIZE,
@@ -33,29 +36,27 @@ from polynix.kernelproc.region_layout import (
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
-NAME_PREFIX = "/polynix-kernel-"
+log = logging.getLogger(__name__)
+
+SHM_DIRECTORY = "/dev/shm"
 
 
 def region_name(kernel_pid: int) -> str:
     """The object's name, found by the kernel process's pid."""
-    return f"{NAME_PREFIX}{kernel_pid}"
+    return f"/{NAME_PREFIX}{kernel_pid}"
 
 
 class SharedRegion:
     """The kernel's side. ``words`` is the whole region as 64-bit words; ``syscalls`` the counts by number."""
 
     def __init__(self) -> None:
-        import posix_ipc
-
-        running_kernels()  # sweeps what killed kernels left
         self.name = region_name(os.getpid())
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(self.name)
-        shared = posix_ipc.SharedMemory(self.name, posix_ipc.O_CREX, mode=0o600, size=REGION_SIZE)
+        self._directory = self._fd = -1  # the host's /dev/shm, which the kernel process may hide from itself; the locked object
         try:
-            self._map = mmap.mmap(shared.fd, REGION_SIZE)
-        finally:
-            os.close(shared.fd)
+            self._map = self._create()
+        except OSError as error:
+            log.debug("no named shared region: %s", error)  # the tools will not see this kernel
+            self._map = mmap.mmap(-1, REGION_SIZE)
         self.words = memoryview(self._map).cast("Q")
         first = SYSCALLS_OFFSET // WORD
         self.syscalls = self.words[first : first + MAX_SYSCALLS]
@@ -67,6 +68,21 @@ class SharedRegion:
         self._free: list[int] = []
         self._used = 0
         self._spare_row = memoryview(bytearray(TaskWord.WORDS * WORD)).cast("Q")
+
+    def _create(self) -> mmap.mmap:
+        import posix_ipc
+
+        with contextlib.suppress(posix_ipc.Error):
+            posix_ipc.unlink_shared_memory(self.name)
+        try:
+            shared = posix_ipc.SharedMemory(self.name, posix_ipc.O_CREX, mode=0o600)
+        except posix_ipc.Error as error:
+            raise OSError(f"{SHM_DIRECTORY}: {error}") from error
+        self._fd = shared.fd
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._directory = os.open(SHM_DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.posix_fallocate(self._fd, 0, REGION_SIZE)  # a full /dev/shm is an error here, not a SIGBUS later
+        return mmap.mmap(self._fd, REGION_SIZE)
 
     def add_task(self, task: Task) -> memoryview[int]:
         """The row of a new task; when the table is full, one that nobody sees."""
@@ -118,30 +134,26 @@ class SharedRegion:
 
     def close(self) -> None:
         """Remove the name."""
-        import posix_ipc
-
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(self.name)
+        if self._directory >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self.name[1:], dir_fd=self._directory)
+            os.close(self._directory)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._directory = self._fd = -1
 
 
 def running_kernels() -> list[int]:
-    """Pids of the kernel processes whose regions this user can see, lowest first. Names that a killed kernel left behind are removed."""
+    """Pids of the kernel processes whose regions this user can see, lowest first."""
     found = []
     try:
-        names = os.listdir("/dev/shm")
+        names = os.listdir(SHM_DIRECTORY)
     except OSError:
         return []
     for name in names:
-        if not name.startswith(NAME_PREFIX[1:]):
-            continue
-        suffix = name[len(NAME_PREFIX) - 1 :]
-        if not suffix.isdigit():
-            continue
-        if os.path.exists(f"/proc/{suffix}"):
+        suffix = name.removeprefix(NAME_PREFIX)
+        if suffix != name and suffix.isdigit() and os.path.exists(f"/proc/{suffix}"):
             found.append(int(suffix))
-        else:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join("/dev/shm", name))
     return sorted(found)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from polynix.ipc.control_channel import ControlChannel, Message, descriptor_socket_pair, send_descriptors
 from polynix.kernelproc.options import ContainerOptions
 from polynix.runner import launcher
-from polynix.runner.run_directory import RunDirectory
+from polynix.runner.run_directory import RunDirectory, remove_region
 
 STOP_SECONDS = 2.0  # how long a kernel process may take to end before it is killed
 
@@ -151,6 +151,7 @@ class KernelConnection:
             if self._process.exitcode is None:
                 self._process.kill()
                 self._process.join()
+            remove_region(self._process.pid)
         if self._launcher is not None:
             try:
                 self._launcher.wait(STOP_SECONDS)
@@ -161,9 +162,14 @@ class KernelConnection:
     def kill(self) -> None:
         """End the kernel process without asking it; the restricted processes die with it."""
         self._closed = True
+        if self.channel is not None:
+            self.channel.close(linger_ms=0)
+        if hasattr(self, "peer"):
+            self.peer.close()  # stops the kernel, too, should the launcher be gone
         if self._process is not None:
             self._process.kill()
             self._process.join()
+            remove_region(self._process.pid)
         if self._launcher is not None:
             self._launcher.terminate()  # which kills the kernel process
             self._launcher.wait()

@@ -101,6 +101,9 @@ def main() -> int:
     process.join()
     import shutil
 
+    from polynix.runner.run_directory import remove_region
+
+    remove_region(process.pid)
     shutil.rmtree(directory, ignore_errors=True)
     return 0 if process.exitcode == 0 else 1
 

@@ -1,19 +1,24 @@
-"""The run directory of one container: holds the control socket's name, and is removed by whoever survives.
+"""What of one container has a name on the host: the run directory with the control socket, and the shared kernel region in /dev/shm.
+Both are removed by whoever survives.
 
-A lock file inside is held (``flock``) by every process of the container that would clean up, so that a directory whose lock is
-free belongs to nobody: the next start sweeps those.
+A lock (``flock``) is held on each by every process of the container that would clean up, so that one whose lock is free belongs to
+nobody: the next start sweeps those.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 import time
 
+from polynix.kernelproc.region_layout import NAME_PREFIX
+
+SHM_DIRECTORY = "/dev/shm"
 PREFIX = "polynix-run-"
-_GRACE_SECONDS = 10.0  # between mkdtemp and the lock a directory looks abandoned
+_GRACE_SECONDS = 10.0  # between its creation and the lock a name looks abandoned; for names of processes that seem to live
 
 
 def parent_directory() -> str:
@@ -30,7 +35,8 @@ class RunDirectory:
     def __init__(self) -> None:
         parent = parent_directory()
         sweep(parent)
-        self.path = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
+        sweep_regions()
+        self.path = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)
         self.lock_fd = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self.lock_fd, fcntl.LOCK_EX)
 
@@ -61,12 +67,12 @@ def sweep(parent: str) -> int:
             try:
                 lock = os.open(os.path.join(entry.path, "lock"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
-                if time.time() - status.st_mtime < _GRACE_SECONDS:
-                    continue
                 lock = -1
             try:
                 if lock >= 0:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _may_be_starting(entry.name[len(PREFIX) :], status):
+                    continue
                 shutil.rmtree(entry.path, ignore_errors=True)
                 removed += 1
             finally:
@@ -75,3 +81,41 @@ def sweep(parent: str) -> int:
         except OSError:
             continue
     return removed
+
+
+def remove_region(kernel_pid: int) -> None:
+    """Remove the name of a dead kernel's shared region, if it is still there."""
+    with contextlib.suppress(OSError):
+        os.unlink(f"{SHM_DIRECTORY}/{NAME_PREFIX}{kernel_pid}")
+
+
+def sweep_regions() -> int:
+    """Remove the shared regions of kernels that were killed together with all who knew them; returns how many."""
+    removed = 0
+    try:
+        names = [name for name in os.listdir(SHM_DIRECTORY) if name.startswith(NAME_PREFIX)]
+    except OSError:
+        return 0
+    for name in names:
+        path = f"{SHM_DIRECTORY}/{name}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            if status.st_uid == os.getuid() and not _may_be_starting(name[len(NAME_PREFIX) :], status):
+                os.unlink(path)
+                removed += 1
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return removed
+
+
+def _may_be_starting(name: str, status: os.stat_result) -> bool:
+    """Whether a name without a locker (``PID`` or ``PID-...``) may be one that is just being made."""
+    pid = name.partition("-")[0]
+    return os.path.exists(f"/proc/{pid}") and time.time() - status.st_mtime < _GRACE_SECONDS
