@@ -14,11 +14,8 @@ from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.signals.signal_state import ProcessSignals
-<<<<<<< Updated upstream
-=======
 from polynix.kernelproc.task import cpu_time
 from polynix.kernelproc.task.cpu_limit import watch_cpu_limit
->>>>>>> Stashed changes
 from polynix.kernelproc.task.scheduling import inherit_scheduling
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
@@ -216,11 +213,8 @@ def _enter_tables(task: Task, child: Task, flags: int) -> None:
         group.exit_signal = task.group.exit_signal
     if parent is not None:
         parent.children[group.pid] = group
-<<<<<<< Updated upstream
         child.counters[TaskWord.PPID] = parent.pid
-=======
     watch_cpu_limit(group)
->>>>>>> Stashed changes
 
 
 def _child_frame(parent_slot: Slot, arguments: CloneArguments) -> bytes:
