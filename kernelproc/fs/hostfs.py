@@ -1,8 +1,8 @@
 """hostfs: a directory of the host as a file system. The only way in which host files enter a container.
 
-Everything is opened beneath the root's descriptor (``openat2`` with RESOLVE_BENEATH, no magic links, no symbolic links; single names through ``*at`` calls on such
-directories), as O_PATH first, and only regular files are then opened for real: fifos, sockets and devices of the host's tree become guest objects of the same kind
-and number, so that opening them never reaches the host. No guest path is ever given to the host as a path.
+Everything is opened beneath the root's descriptor (``openat2`` with RESOLVE_BENEATH, no magic links, no symbolic links; single names through ``*at`` calls on
+such directories), as O_PATH first, and only regular files are then opened for real: fifos, sockets and devices of the host's tree become guest objects of the
+same kind and number, so that opening them never reaches the host. No guest path is ever given to the host as a path.
 
 *Immutable* instances (the overlay's lower tree) believe what they saw once: names and attributes are cached for ever. The others (binds) look again each time.
 """

@@ -1,7 +1,7 @@
 """Writable binds: host directories and files that guests change for real.
 
-Names, content, times and permission bits reach the host. What would be dangerous there does not: owners, set-id bits, fifos, sockets and device nodes that a guest
-makes exist in this container only, and are kept here by host inode.
+Names, content, times and permission bits reach the host. What would be dangerous there does not: owners, set-id bits, fifos, sockets and device nodes that a
+guest makes exist in this container only, and are kept here by host inode.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """overlay: a writable tree in memory over a read-only one, usually the host's.
 
-It is a tmpfs whose nodes may have a *lower* node behind them. A directory with a lower one shows its names too, less the *whiteouts*; a file with a lower one reads
-from it until it is first opened for writing, which copies it up. Attributes live in the overlay's own node from the start, so chmod and chown copy nothing. A
-directory that is renamed takes its lower node along. The inode number of a node with a lower one is the lower's, for ever, and hard links of the lower tree are
-one node here: what tar, git and find remember about a file stays true when it is copied up.
+It is a tmpfs whose nodes may have a *lower* node behind them. A directory with a lower one shows its names too, less the *whiteouts*; a file with a lower one
+reads from it until it is first opened for writing, which copies it up. Attributes live in the overlay's own node from the start, so chmod and chown copy
+nothing. A directory that is renamed takes its lower node along. The inode number of a node with a lower one is the lower's, for ever, and hard links of the
+lower tree are one node here: what tar, git and find remember about a file stays true when it is copied up.
 """
 
 from __future__ import annotations

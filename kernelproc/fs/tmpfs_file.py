@@ -22,7 +22,7 @@ from polynix.kernelproc.uapi.fcntl import (
 )
 from polynix.kernelproc.uapi.mman import PROT_WRITE
 from polynix.kernelproc.uapi.xattr import XATTR_CREATE, XATTR_REPLACE
-from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps
+from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps, Result
 
 if TYPE_CHECKING:
     from polynix.kernelproc.fs.tmpfs import Tmpfs
@@ -201,7 +201,7 @@ class TmpfsFileOps(FileOps):
     def __init__(self, content: TmpfsFile) -> None:
         self.content = content
 
-    def read(self, file: FileObject, offset: int, out: OutputBuffer) -> int:
+    def read(self, file: FileObject, offset: int, out: OutputBuffer) -> Result:
         node = file.node
         count = node.size - offset
         if count > out.remaining:

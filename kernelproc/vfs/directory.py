@@ -34,7 +34,9 @@ class DirectoryItem(NamedTuple):
 class ListedDirectory(Protocol):
     """What a directory's node operations offer to be read by :class:`DirectoryOps`."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Changes with the names."""
 
     def list(self, node: FsNode) -> list[DirectoryItem]:
         """All entries but . and .., by growing cookie (from FIRST_COOKIE on). Called again when ``version`` has changed."""

@@ -39,7 +39,7 @@ class NamespaceNode:
         """The path without a deletion mark, and whether ``context``'s root really lies above it (getcwd shows "(unreachable)" otherwise)."""
         root = context.root if context is not None else None
         mount, entry = self.mount, self.entry
-        parts = []
+        parts: list[bytes] = []
         while root is None or entry is not root.entry or mount is not root.mount:
             if entry is mount.root:
                 if mount.parent is None:
@@ -156,7 +156,7 @@ class Namespace:
         return copies
 
     def unmount(self, mount: Mount, *, detach: bool = False) -> None:
-        """Take ``mount`` away. Errors: EINVAL for one that isn't of this namespace or is its root, EBUSY when others are mounted below it and not ``detach``."""
+        """Take ``mount`` away. Errors: EINVAL for one that isn't of this namespace or is its root, EBUSY when others are below it and not ``detach``."""
         if mount not in self.mounts or mount.parent is None:
             raise Errno(EINVAL)
         tree = self.subtree(mount)

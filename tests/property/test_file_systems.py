@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from vfs_world import World, WorldKernel
-
 from polynix.kernelproc.errno import Errno, errno_name
 from polynix.kernelproc.fs.host_call import rename_at
 from polynix.kernelproc.fs.hostfs import new_hostfs
@@ -34,6 +32,7 @@ from polynix.kernelproc.uapi.fcntl import (
     RENAME_NOREPLACE,
 )
 from polynix.kernelproc.vfs.attributes import change_mode, truncate_node
+from vfs_world import World, WorldKernel
 
 BASE = b"top/work"  # the calls happen two directories down, so that a link may lead up once without leaving the tree
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from errno_check import fails
-from vfs_world import World, WorldKernel
-
 from polynix.kernelproc.fs.hostfs import DIRECTORY_FDS_MAX, HostFs, new_hostfs
 from polynix.kernelproc.fs.hostfs_bind import new_bind
 from polynix.kernelproc.uapi import errno as e
@@ -18,6 +16,7 @@ from polynix.kernelproc.uapi.fcntl import O_APPEND, O_CREAT, O_RDWR, O_WRONLY, R
 from polynix.kernelproc.uapi.mman import PROT_READ, PROT_WRITE
 from polynix.kernelproc.vfs.attributes import change_mode, change_owner, change_times, truncate_node
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer
+from vfs_world import World, WorldKernel
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from errno_check import fails
-from vfs_world import ListSink, World, WorldKernel
-
 from polynix.kernelproc.fs.hostfs import new_hostfs
 from polynix.kernelproc.fs.overlay import Overlay, new_overlay
 from polynix.kernelproc.uapi import errno as e
@@ -18,6 +16,7 @@ from polynix.kernelproc.uapi.fcntl import O_APPEND, O_RDWR, O_TRUNC, O_WRONLY, R
 from polynix.kernelproc.uapi.mman import PROT_READ
 from polynix.kernelproc.vfs.attributes import change_mode, change_owner, truncate_node
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer, BytesOutputBuffer
+from vfs_world import ListSink, World, WorldKernel
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int, bytes]]:
