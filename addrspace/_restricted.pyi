@@ -69,6 +69,7 @@ REG_CR2: Final[int]
 class Monitor:
     """One per kernel process: starts stubs, and waits for their threads and for whatever else is watched."""
 
+    stub_spin: int
     def __init__(self, stub_path: str, uid: int = -1, gid: int = -1) -> None: ...
     @property
     def running(self) -> int: ...

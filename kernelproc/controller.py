@@ -54,13 +54,13 @@ class Controller:
         engine = kernel.engine
         engine.watch(peer.fileno(), select.EPOLLIN | select.EPOLLRDHUP, self._peer_ready)
         engine.watch(channel.fd, select.EPOLLIN, lambda _events: self._receive())
-        engine.before_sleep.append(self._receive)  # zmq's descriptor is edge-triggered
         self.send("ready", pid=os.getpid())
         self._receive()
 
     def send(self, op: str, **fields: Any) -> None:
         """Send a message to the caller."""
         self.channel.send(op, **fields)
+        self.kernel.engine.call_soon(self._receive)  # zmq's descriptor is edge-triggered: sending may have swallowed an edge
 
     # -- what arrives ------------------------------------------------------------------------------------------------------------
 

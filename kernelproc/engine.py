@@ -97,7 +97,6 @@ class Engine:
         self.clock = clock
         self.current: Routine = None  # type: ignore[assignment]  # only read while a routine runs
         self.handle_exit: Callable[[Slot], None] = _no_exit_handler
-        self.before_sleep: list[Callable[[], None]] = []  # called before each wait that may sleep (drain edge-triggered zmq sockets)
         self.spin = SpinPolicy(monitor)
         self.when_idle: Callable[[], bool] = lambda: False  # background work before a sleep; True when it did some
         self._ready: deque[tuple[Routine, Any, BaseException | None]] = deque()
@@ -218,23 +217,13 @@ class Engine:
             routine, value, error = ready.popleft()
             self._step(routine, value, error)
             ready = self._ready  # kill() may have replaced it
-        timeout = self._expire_timers()
+        timeout = self._expire_timers() if self._timers else -1
         if self._stopped:
             return
-        if self._ready or self._messages:
-            timeout = 0
-        if timeout != 0:
-            for prepare in self.before_sleep:
-                prepare()
-            if self._ready or self._messages or self.when_idle():
-                timeout = 0
-        if timeout == 0:
+        if timeout == 0 or self._ready or self._messages:
             slots, events = self.monitor.wait(0, 0)
         else:
-            spin = self.spin.before_wait()
-            slots, events = self.monitor.wait(timeout, spin)
-            if spin:
-                self.spin.after_wait(bool(slots))
+            slots, events = self._wait(timeout)
         handle_exit = self.handle_exit
         for slot in slots:
             handle_exit(slot)
@@ -246,11 +235,26 @@ class Engine:
             function, arguments = self._messages.popleft()
             function(*arguments)
 
+    def _wait(self, timeout: int) -> tuple[list[Slot], list[tuple[int, int]]]:
+        """Spin for the next exit if that is likely to pay, then sleep for at most ``timeout`` ns (-1: no limit)."""
+        monitor, policy = self.monitor, self.spin
+        spin = policy.before_wait()
+        if spin:
+            slots, events = found = monitor.wait(0, spin)
+            if slots or events or self._messages:
+                policy.succeeded()
+                return found
+            policy.failed()
+        if self.when_idle():
+            return monitor.wait(0, 0)
+        policy.before_sleep()
+        found = monitor.wait(timeout, 0)
+        policy.after_sleep(bool(found[0]))
+        return found
+
     def _expire_timers(self) -> int:
         """Run due timers; returns ns until the next one, 0 if something is due or ready, -1 for never."""
         timers = self._timers
-        if not timers:
-            return 0 if self._ready else -1
         now = self.clock.monotonic_ns()
         while timers:
             deadline, _, timer = timers[0]

@@ -1,66 +1,105 @@
 """When the loop spins for the next exit, and when it sleeps.
 
-A wake-up of an idle core costs about 25 µs each way, more than a system call's whole work, so spinning briefly pays while guests converse with the kernel; it hurts
-when they compute, and when there are more runnable threads than CPUs. Two modes:
+A wake-up of an idle core costs about 25 µs each way, more than a system call's whole work, so spinning briefly pays while guests converse with the
+kernel; it hurts when they compute, and when there are more runnable threads than CPUs. Two modes:
 
 - HOT: the kernel and the exiting guest thread both spin for ``HOT_SPIN_NS``. Held while running guests + 1 fit the CPUs and spins succeed.
-- QUIET: nobody spins, for a time that doubles from 1 to 64 ms with each relapse; entered after two failed spins in a row. The first busy stretch after it
-  (exits found without sleeping) ends it early.
+- QUIET: nobody spins, for a time that doubles from 1 to 64 ms with each relapse; entered after ``FAILURES_ALLOWED`` failed spins in a row. It ends
+  early when guests come back so soon, ``PROMPT_EXITS`` times in a row, that spinning would have caught them.
 
-An idle container never spins: with no guest running, only timers and descriptors can bring work.
+The threads' share of the policy is ``Monitor.stub_spin``, which each of them gets with its resume. An idle container never spins: with no guest running,
+only timers and descriptors can bring work.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polynix.addrspace._restricted import Monitor
 
 HOT_SPIN_NS = 25_000
+WAKE_UP_NS = 50_000  # what sleeping and being woken may add to a wait
 FIRST_QUIET_NS = 1_000_000
 LONGEST_QUIET_NS = 64_000_000
 FAILURES_ALLOWED = 2
+PROMPT_EXITS = 4
+STEADY_SUCCESSES = 64  # in a row: the next quiet time is short again
 
 
 class SpinPolicy:
-    """Decides each wait's spin, and learns from how it ended."""
+    """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns."""
 
-    __slots__ = ("_failures", "_quiet_ns", "_quiet_until", "cpus", "monitor", "successes")
+    __slots__ = ("_failures", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes", "cpus", "monitor", "now")
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, cpus: int | None = None, now: Callable[[], int] = time.monotonic_ns) -> None:
         self.monitor = monitor
-        self.cpus = len(os.sched_getaffinity(0))
-        self.successes = 0
+        self.cpus = cpus or len(os.sched_getaffinity(0))
+        self.now = now
+        self._successes = 0
         self._failures = 0
+        self._prompt = 0
         self._quiet_ns = FIRST_QUIET_NS
         self._quiet_until = 0
+        self._slept_at = 0
+        monitor.stub_spin = HOT_SPIN_NS
+
+    @property
+    def hot(self) -> bool:
+        """Whether threads are told to spin."""
+        return self.monitor.stub_spin != 0
 
     def before_wait(self) -> int:
         """Nanoseconds to spin in the coming wait."""
-        running = self.monitor.running
-        if not running or running >= self.cpus:
+        monitor = self.monitor
+        running = monitor.running
+        if not running:
+            return 0
+        if running >= self.cpus:
+            monitor.stub_spin = 0
             return 0
         if self._quiet_until:
-            if time.monotonic_ns() < self._quiet_until:
+            if self.now() < self._quiet_until:
                 return 0
             self._quiet_until = 0
             self._failures = FAILURES_ALLOWED - 1  # one more failure is a relapse
+        monitor.stub_spin = HOT_SPIN_NS
         return HOT_SPIN_NS
 
-    def after_wait(self, found_exits: bool) -> None:
-        """The wait that ``before_wait`` allowed to spin is over."""
-        if found_exits:
-            self._failures = 0
-            self.successes += 1
-            if self.successes >= 64:
-                self.successes = 0
-                self._quiet_ns = FIRST_QUIET_NS
-            return
+    def succeeded(self) -> None:
+        """The wait that was allowed to spin found something to do."""
+        self._failures = 0
+        self._successes += 1
+        if self._successes >= STEADY_SUCCESSES:
+            self._successes = 0
+            self._quiet_ns = FIRST_QUIET_NS
+
+    def failed(self) -> None:
+        """It spun in vain."""
         self._failures += 1
         if self._failures >= FAILURES_ALLOWED:
-            self.successes = 0
-            self._quiet_until = time.monotonic_ns() + self._quiet_ns
+            self._successes = 0
+            self._prompt = 0
+            self.monitor.stub_spin = 0
+            self._quiet_until = self.now() + self._quiet_ns
             self._quiet_ns = min(self._quiet_ns * 2, LONGEST_QUIET_NS)
+
+    def before_sleep(self) -> None:
+        """The loop is about to sleep."""
+        if self._quiet_until:
+            self._slept_at = self.now()
+
+    def after_sleep(self, found_exits: bool) -> None:
+        """It woke up."""
+        if not self._quiet_until:
+            return
+        if found_exits and self.now() - self._slept_at < HOT_SPIN_NS + WAKE_UP_NS:
+            self._prompt += 1
+            if self._prompt >= PROMPT_EXITS:
+                self._quiet_until = 0
+                self._failures = 0
+        else:
+            self._prompt = 0

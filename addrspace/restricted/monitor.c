@@ -319,10 +319,15 @@ static PyGetSetDef getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef members[] = {
+    {"stub_spin", T_ULONGLONG, offsetof(Monitor, stub_spin), 0, "ns that a thread spins for the kernel before it sleeps, from its next resume on"},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyMethodDef methods[] = {
     {"spawn", (PyCFunction)monitor_spawn, METH_O, "start a restricted process over a memory object"},
     {"wait", (PyCFunction)(void (*)(void))monitor_wait, METH_FASTCALL,
-     "wait(timeout_ns, spin_ns) -> ([slots that left], [(token, events)])"},
+     "wait(timeout_ns, spin_ns) -> ([slots that left], [(token, events)]); spins first, even with a timeout of 0"},
     {"watch", (PyCFunction)monitor_watch, METH_VARARGS, "watch(fd, events, token)"},
     {"modify", (PyCFunction)monitor_modify, METH_VARARGS, "modify(fd, events, token)"},
     {"unwatch", (PyCFunction)monitor_unwatch, METH_VARARGS, "unwatch(fd)"},
@@ -338,6 +343,7 @@ PyTypeObject Monitor_Type = {
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_methods = methods,
     .tp_getset = getset,
+    .tp_members = members,
     .tp_new = monitor_new,
     .tp_init = (initproc)monitor_init,
     .tp_traverse = (traverseproc)monitor_traverse,

@@ -210,7 +210,7 @@ static int do_resume(Slot *slot, uint32_t how)
     control->calls = slot->calls_sent = slot->calls;
     slot->calls = 0;
     control->resume = how;
-    control->spin = slot->spin * monitor->ticks_per_us / 1000;
+    control->spin = (slot->spin > monitor->stub_spin ? slot->spin : monitor->stub_spin) * monitor->ticks_per_us / 1000;
     if (monitor_add_running(monitor, slot) < 0)
         return -1;
     /* The change of `state` comes first, so that futex can't miss it; then the look at `sleeping`. */
@@ -305,13 +305,6 @@ static PyObject *get_done(Slot *slot, void *unused) { return PyLong_FromUnsigned
 static PyObject *get_held(Slot *slot, void *unused) { return PyBool_FromLong(slot->state == SLOT_HELD); }
 static PyObject *get_has_frame(Slot *slot, void *unused) { return PyBool_FromLong(slot->frame != 0); }
 static PyObject *get_stub(Slot *slot, void *unused) { return Py_NewRef(slot->stub); }
-static PyObject *get_task(Slot *slot, void *unused) { return Py_NewRef(slot->task); }
-
-static int set_task(Slot *slot, PyObject *value, void *unused)
-{
-    Py_XSETREF(slot->task, Py_NewRef(value ? value : Py_None));
-    return 0;
-}
 
 static int set_spin(Slot *slot, PyObject *value, void *unused)
 {
@@ -324,7 +317,6 @@ static int set_spin(Slot *slot, PyObject *value, void *unused)
 
 static PyGetSetDef getset[] = {
     {"stub", (getter)get_stub, NULL, "the address space it belongs to", NULL},
-    {"task", (getter)get_task, (setter)set_task, "any object", NULL},
     {"tid", (getter)get_tid, NULL, "host thread id", NULL},
     {"arch", (getter)get_arch, NULL, "AUDIT_ARCH_* of the system call", NULL},
     {"held", (getter)get_held, NULL, "the thread waits for the kernel", NULL},
@@ -342,6 +334,7 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMemberDef members[] = {
+    {"task", T_OBJECT_EX, offsetof(Slot, task), 0, "any object"},
     {"index", T_UINT, offsetof(Slot, index), READONLY, "number of the slot in its stub"},
     {"reason", T_INT, offsetof(Slot, reason), READONLY, "why it left: SYSCALL, SIGNAL, ..."},
     {NULL, 0, 0, 0, NULL},

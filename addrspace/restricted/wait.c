@@ -188,6 +188,10 @@ static bool spin(Monitor *monitor, struct waiting *waiting, uint64_t us)
 
 static void sleep_until_something(Monitor *monitor, struct waiting *waiting)
 {
+    if (waiting->deadline == 0) {
+        look(monitor, waiting, false);
+        return;
+    }
     __atomic_store_n(&monitor->page->kernel_sleeps, 1, __ATOMIC_SEQ_CST);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     look(monitor, waiting, !any_exit(monitor));
@@ -233,7 +237,7 @@ static int wait_once(Monitor *monitor, struct waiting *waiting, uint64_t spin_us
         Py_BEGIN_ALLOW_THREADS
         if (spin_us > SPIN_WITH_GIL_US && monitor->running_count)
             found = spin(monitor, waiting, spin_us - SPIN_WITH_GIL_US);
-        if (!found)
+        if (!found && (waiting->deadline || !spin_us || poll_is_due(monitor)))
             sleep_until_something(monitor, waiting);
         Py_END_ALLOW_THREADS
         monitor->waiting = false;
@@ -264,7 +268,7 @@ PyObject *monitor_wait(Monitor *monitor, PyObject *const *args, Py_ssize_t count
     waiting.count = 0;
     waiting.interrupted = false;
     waiting.deadline = timeout < 0 ? ~0UL : timeout == 0 ? 0 : now_ns() + (uint64_t)timeout;
-    uint64_t spin_us = spin_ns <= 0 || timeout == 0 ? 0 : (uint64_t)(spin_ns + 999) / 1000;
+    uint64_t spin_us = spin_ns <= 0 ? 0 : (uint64_t)(spin_ns + 999) / 1000;
     PyObject *slots = PyList_New(0), *events = PyList_New(0), *result = NULL;
     int found = slots && events ? 0 : -1;
     while (found == 0)

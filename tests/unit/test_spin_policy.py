@@ -1,0 +1,128 @@
+"""The spin policy, against a clock of our own and a count of running guests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polynix.kernelproc.spin_policy import (
+    FAILURES_ALLOWED,
+    FIRST_QUIET_NS,
+    HOT_SPIN_NS,
+    LONGEST_QUIET_NS,
+    PROMPT_EXITS,
+    STEADY_SUCCESSES,
+    SpinPolicy,
+)
+
+CPUS = 4
+
+
+class Machine:
+    """What the policy looks at: the monitor's two words, and the time."""
+
+    def __init__(self, running: int = 1) -> None:
+        self.running = running
+        self.stub_spin = 0
+        self.time = 1_000_000_000
+        monitor: Any = self
+        self.policy = SpinPolicy(monitor, CPUS, lambda: self.time)
+
+    def fail(self) -> None:
+        assert self.policy.before_wait() == HOT_SPIN_NS
+        self.time += HOT_SPIN_NS
+        self.policy.failed()
+
+    def make_quiet(self) -> int:
+        """Fail until it gives up; returns how long it does."""
+        while self.policy.before_wait():
+            self.policy.failed()
+        begin = self.time
+        while not self.policy.before_wait():
+            self.time += FIRST_QUIET_NS
+        return self.time - begin
+
+    def sleep(self, duration: int, exits: bool = True) -> None:
+        assert self.policy.before_wait() == 0
+        self.policy.before_sleep()
+        self.time += duration
+        self.policy.after_sleep(exits)
+
+
+def test_a_conversation_is_hot() -> None:
+    machine = Machine()
+    for _ in range(10):
+        assert machine.policy.before_wait() == HOT_SPIN_NS
+        machine.policy.succeeded()
+    assert machine.policy.hot
+    assert machine.stub_spin == HOT_SPIN_NS
+
+
+def test_nothing_spins_for_an_idle_container() -> None:
+    machine = Machine(running=0)
+    assert machine.policy.before_wait() == 0
+
+
+def test_nobody_spins_without_a_free_cpu() -> None:
+    machine = Machine(running=CPUS)
+    assert machine.policy.before_wait() == 0
+    assert machine.stub_spin == 0
+    machine.running = CPUS - 1
+    assert machine.policy.before_wait() == HOT_SPIN_NS
+    assert machine.stub_spin == HOT_SPIN_NS
+
+
+def test_failures_in_a_row_end_it() -> None:
+    machine = Machine()
+    for _ in range(FAILURES_ALLOWED - 1):
+        machine.fail()
+    machine.policy.succeeded()
+    for _ in range(FAILURES_ALLOWED):
+        machine.fail()
+    assert machine.policy.before_wait() == 0
+    assert not machine.policy.hot
+
+
+def test_quiet_times_double_up_to_a_limit() -> None:
+    machine = Machine()
+    times = [machine.make_quiet() for _ in range(9)]
+    assert times == [min(FIRST_QUIET_NS << count, LONGEST_QUIET_NS) for count in range(9)]
+
+
+def test_a_relapse_needs_one_failure() -> None:
+    machine = Machine()
+    machine.make_quiet()
+    machine.fail()
+    assert machine.policy.before_wait() == 0
+
+
+def test_steady_success_makes_quiet_times_short_again() -> None:
+    machine = Machine()
+    for _ in range(5):
+        machine.make_quiet()
+    for _ in range(STEADY_SUCCESSES):
+        assert machine.policy.before_wait()
+        machine.policy.succeeded()
+    assert machine.make_quiet() == FIRST_QUIET_NS
+
+
+def test_prompt_exits_end_a_quiet_time() -> None:
+    machine = Machine()
+    for _ in range(6):
+        machine.make_quiet()
+    while machine.policy.before_wait():
+        machine.policy.failed()
+    for _ in range(PROMPT_EXITS):
+        machine.sleep(30_000)
+    assert machine.policy.before_wait() == HOT_SPIN_NS
+
+
+def test_late_exits_and_other_events_do_not() -> None:
+    machine = Machine()
+    for _ in range(6):
+        machine.make_quiet()
+    while machine.policy.before_wait():
+        machine.policy.failed()
+    for _ in range(2 * PROMPT_EXITS):
+        machine.sleep(30_000)
+        machine.sleep(200_000)
+        machine.sleep(30_000, exits=False)
