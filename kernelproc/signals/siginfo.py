@@ -116,8 +116,8 @@ class SigInfo:
         if SI_USER < code < SI_KERNEL:
             if signo in _FAULTS:
                 return "fault"
-            if signo == SIGCHLD:
-                return "sigchld"
+            if signo == SIGCHLD or self.pid:
+                return "sigchld"  # also as another signal, which clone may ask for
             if signo == SIGSYS:
                 return "sys"
             return "poll" if code <= _NSIGPOLL else "kill"
