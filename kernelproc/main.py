@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ class BootError(Exception):
 def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket) -> int:
     """The kernel process from boot to the container's end; returns its exit status."""
     logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
+    raise_descriptor_limit()
     kernel = build_kernel(options)
     mount_file_systems(kernel, options)
     enable_features(kernel, options)
@@ -60,6 +62,17 @@ def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket
         shut_down(kernel)
         channel.close()
     return 0
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as may be had: each bigger file of a tmpfs is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+            most = int(file.read())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, max(most, hard)))
+    except (OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def build_kernel(options: ContainerOptions) -> Kernel:

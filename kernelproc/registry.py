@@ -37,6 +37,7 @@ class DeviceRegistry:
     def __init__(self) -> None:
         self._ranges: dict[bool, dict[int, dict[int | None, DeviceOpen]]] = {False: {}, True: {}}
         self.nodes: dict[bytes, tuple[int, int, bool]] = {}  # name below /dev -> (mode, dev_t, is block device)
+        self.on_node: list[Callable[[bytes], None]] = []  # called with each new name (devtmpfs)
 
     def register(self, major: int, minor: int | None, open_device: DeviceOpen, *, block: bool = False, name: bytes | None = None, mode: int = 0o666) -> None:
         """Serve one minor, or the whole major with None; ``name`` also makes the node in /dev. Errors: EEXIST."""
@@ -46,6 +47,8 @@ class DeviceRegistry:
         minors[minor] = open_device
         if name is not None:
             self.nodes[name] = (mode, makedev(major, minor or 0), block)
+            for notify in self.on_node:
+                notify(name)
 
     def open(self, task: Task, dev: int, node: FsNode, flags: int, block: bool) -> FileOps:
         """The operations of an opened device node. Errors: ENXIO as Linux gives for numbers that nobody serves."""

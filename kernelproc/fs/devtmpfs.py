@@ -5,7 +5,9 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
+from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.tmpfs import Tmpfs, new_tmpfs
+from polynix.kernelproc.vfs.dir_entry import NEGATIVE
 from polynix.kernelproc.vfs.file_system import FileSystem
 
 if TYPE_CHECKING:
@@ -27,20 +29,37 @@ class Devtmpfs(Tmpfs):
         self.fs: FileSystem = None  # type: ignore[assignment]  # set by devtmpfs_of
 
 
-def _directory_of(root: FsNode, name: bytes) -> tuple[FsNode, bytes]:
-    """The node of the directory part of a device name ("input/event0"), made as needed, and the last component."""
-    *directories, last = name.split(b"/")
-    node = root
-    for part in directories:
-        children = node.ops.children  # type: ignore[attr-defined]
-        node = children[part][1] if part in children else node.ops.mkdir(node, part, 0o755, 0, 0)
-    return node, last
+    def unmount(self, fs: FileSystem) -> None:
+        """The kernel keeps it."""
 
+    def add(self, name: bytes) -> None:
+        """Make the node of a registered device ("null", "input/event0")."""
+        mode, dev, block = self.kernel.devices.nodes[name]
+        *directories, last = name.split(b"/")
+        node = self.fs.root
+        for part in directories:
+            node = self._child(node, part) or node.ops.mkdir(node, part, 0o755, 0, 0)
+        if self._child(node, last) is None:
+            node.ops.mknod(node, last, (stat.S_IFBLK if block else stat.S_IFCHR) | mode, dev, 0, 0)
+        self._forget_missing(name)
 
-def _add_device(fs: FileSystem, name: bytes, mode: int, dev: int, block: bool) -> None:
-    directory, last = _directory_of(fs.root, name)
-    if last not in directory.ops.children:  # type: ignore[attr-defined]
-        directory.ops.mknod(directory, last, (stat.S_IFBLK if block else stat.S_IFCHR) | mode, dev, 0, 0)
+    @staticmethod
+    def _child(node: FsNode, name: bytes) -> FsNode | None:
+        try:
+            return node.ops.lookup(node, name)
+        except Errno:
+            return None
+
+    def _forget_missing(self, name: bytes) -> None:
+        """The names on the way are no longer known to be missing."""
+        entry = self.fs.root_entry
+        for part in name.split(b"/"):
+            child = entry.children.get(part)
+            if child is NEGATIVE:
+                del entry.children[part]
+            if child is None or child is NEGATIVE:
+                return
+            entry = child
 
 
 def devtmpfs_of(kernel: Kernel) -> FileSystem:
@@ -54,8 +73,9 @@ def devtmpfs_of(kernel: Kernel) -> FileSystem:
             root.ops.mkdir(root, name, mode, 0, 0)
         for name, target in LINKS:
             root.ops.symlink(root, name, target, 0, 0)
-        for name, (mode, dev, block) in kernel.devices.nodes.items():
-            _add_device(fs, name, mode, dev, block)
+        for name in kernel.devices.nodes:
+            ops.add(name)
+        kernel.devices.on_node.append(ops.add)
     return holder.fs
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.tmpfs_file import INLINE_MAX, TmpfsFile, TmpfsFileOps, TmpfsNode, new_memory_object
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.buffers import OutputBuffer
     from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.vfs.fs_node import FsNode
+
+
+SLOW_COPY: Final = 8 << 20  # a copy-up of this many bytes (5 ms or more) is not done in the loop
 
 
 class OverlayNode(TmpfsNode):
@@ -93,6 +97,23 @@ class OverlayFile(OverlayNode, TmpfsFile):
             return TmpfsFileOps(self)
         return OverlayFileOps(self, lower.ops.create_file_ops(lower, task, O_RDONLY))
 
+    def prepare_open(self, node: FsNode, flags: int) -> Awaitable[None] | None:
+        lower, kthreads = self.lower, self.overlay.kernel.kthreads
+        if lower is None or flags & O_TRUNC or node.size < SLOW_COPY or kthreads is None:
+            return None
+        return self._copy_up_slowly(node)
+
+    async def _copy_up_slowly(self, node: FsNode) -> None:
+        """Copy up on a kthread, while other guests go on."""
+        content: MemoryObject = self.lower.ops.memory()  # type: ignore[union-attr]
+        size = min(node.size, content.size())
+        memory = new_memory_object(self.overlay.kernel, size)
+        await self.overlay.kernel.kthreads.run_in_thread(memory.copy_from, content, 0, 0, size)
+        if self.lower is not None:  # nobody was faster
+            self._load_xattrs()
+            node.size = size
+            self._became_upper(node, memory)
+
     def copy_up(self, node: FsNode, length: int) -> None:
         """Take the first ``length`` bytes of the lower file over; from now on the content is in memory."""
         lower = self.lower
@@ -107,14 +128,18 @@ class OverlayFile(OverlayNode, TmpfsFile):
                 self.data = bytearray(content.read(0, length))
                 node.size = len(self.data)
             else:
-                memory = new_memory_object(b"overlay:%d" % node.ino)
-                node.size = min(length, content.size())
-                memory.copy_from(content, 0, 0, node.size)
-                self.memory = memory
-        self.overlay.pin(node)
-        self.lower = None
+                size = min(length, content.size())
+                self.memory = new_memory_object(self.overlay.kernel, size)
+                self.memory.copy_from(content, 0, 0, size)
+                node.size = size
         if length == 0:
             node.size = 0
+        self._became_upper(node, self.memory)
+
+    def _became_upper(self, node: FsNode, memory: MemoryObject | None) -> None:
+        self.memory = memory
+        self.overlay.pin(node)
+        self.lower = None
         node.btime_ns = node.fs.now_ns()
         self.account(node)
 

@@ -56,6 +56,21 @@ class Tmpfs(FileSystemOps):
         return fields
 
 
+    def unmount(self, fs: FileSystem) -> None:
+        _release(fs.root)
+
+
+def _release(node: FsNode) -> None:
+    """Free the content of a tree that nobody can reach any more, now rather than when Python's collector comes by."""
+    nodes = [node]
+    for each in nodes:
+        ops = each.ops
+        if isinstance(ops, TmpfsDirectory):
+            nodes += [child for _, child in ops.children.values()]
+        elif isinstance(ops, TmpfsFile) and each.opens == 0:
+            ops.forget(each)
+
+
 class TmpfsSymlink(TmpfsNode):
     """A symbolic link."""
 

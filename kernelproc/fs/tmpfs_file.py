@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from polynix.addrspace._usercopy import MemoryObject
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.host_call import fallocate
-from polynix.kernelproc.uapi.errno import EBUSY, EEXIST, EFBIG, EINVAL, ENODATA, ENOSPC, ENXIO, EOPNOTSUPP, EPERM
+from polynix.kernelproc.uapi.errno import EBUSY, EEXIST, EFBIG, EINVAL, EMFILE, ENFILE, ENODATA, ENOSPC, ENXIO, EOPNOTSUPP, EPERM
 from polynix.kernelproc.uapi.fcntl import (
     F_SEAL_FUTURE_WRITE,
     F_SEAL_GROW,
@@ -26,6 +26,7 @@ from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps, Result
 
 if TYPE_CHECKING:
     from polynix.kernelproc.fs.tmpfs import Tmpfs
+    from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.buffers import InputBuffer, OutputBuffer
     from polynix.kernelproc.vfs.file_object import FileObject
@@ -96,8 +97,7 @@ class TmpfsFile(TmpfsNode):
         """The memory object of the content, made now if it was inline."""
         memory = self.memory
         if memory is None:
-            memory = self.memory = new_memory_object(b"tmpfs:%d" % node.ino)
-            os.ftruncate(memory.fd, node.size)
+            memory = self.memory = new_memory_object(node.fs.ops.kernel, node.size)  # type: ignore[attr-defined]
             if self.data:
                 memory.write(0, self.data)
             self.data = None
@@ -270,9 +270,9 @@ class TmpfsFileOps(FileOps):
         return 0
 
 
-def new_memory_object(name: bytes) -> MemoryObject:
-    """An empty sparse object for file content."""
+def new_memory_object(kernel: Kernel, size: int) -> MemoryObject:
+    """A sparse object of ``size`` zero bytes for file content, from where guest memory comes from. Errors: ENFILE, ENOSPC."""
     try:
-        return MemoryObject(os.memfd_create(os.fsdecode(name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), True, True)
+        return kernel.memory.new_object(size)  # type: ignore[no-any-return]
     except OSError as error:
-        raise Errno(error.errno or ENOSPC)
+        raise Errno(ENFILE if error.errno == EMFILE else error.errno or ENOSPC)

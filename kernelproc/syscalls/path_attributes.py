@@ -10,11 +10,11 @@ from polynix.kernelproc.syscalls.storage import check_new_size
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Mode, Offset, Uid
 from polynix.kernelproc.uapi import structs
-from polynix.kernelproc.uapi.errno import EINVAL, EISDIR
+from polynix.kernelproc.uapi.errno import EINVAL, EISDIR, ETXTBSY
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from polynix.kernelproc.uapi.stat import UTIME_NOW, UTIME_OMIT
 from polynix.kernelproc.vfs.attributes import change_mode, change_owner, change_times, truncate_node
-from polynix.kernelproc.vfs.lookup import lookup
+from polynix.kernelproc.vfs.lookup import is_executing, lookup
 from polynix.kernelproc.vfs.permissions import MAY_WRITE, check_access
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def truncate(task: Task, path: UserAddress, length: Offset) -> int:
         raise Errno(EINVAL)
     check_access(task.credentials, node, MAY_WRITE)
     place.mount.check_writable()
+    if node.mode & 0o111 and is_executing(task.kernel, node):
+        raise Errno(ETXTBSY)
     check_new_size(task, node, length)
     truncate_node(task, node, length)
     return 0

@@ -1,12 +1,15 @@
 """Directory entries: the cache of names that path walking runs on (Linux's dcache).
 
 A ``DirEntry`` is one hard link. Each file system has one tree of them, shared by all its mounts. ``children`` also remembers names that don't exist, as the one
-object ``NEGATIVE``, so that a hit costs a dictionary look-up and a miss that was seen before costs no more. Directories whose names come and go without the
+object ``NEGATIVE``, so that a hit costs a dictionary look-up and a miss that was seen before costs no more. The cache is bounded: beyond ``CACHE_MAX`` entries
+the oldest that nobody holds (no child, no open file, no working directory, no mount: CPython's reference counts know) are dropped. Directories whose names come and go without the
 kernel's doing (``FsNodeOps.volatile``: /proc, writable host directories) ask the file system every time; the cached entry only keeps its identity.
 """
 
 from __future__ import annotations
 
+import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from polynix.kernelproc.errno import Errno
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.mount import Mount
 
 NAME_MAX: Final = 255
+CACHE_MAX: Final = 32768
+PRUNE_COUNT: Final = 2048  # entries looked at by one pruning
 NEGATIVE_MAX: Final = 4096  # a directory with more entries than this caches no further missing names
 
 
@@ -27,10 +32,11 @@ class DirEntry:
     changes its node: a name that is made again gets a new entry.
     """
 
-    __slots__ = ("__weakref__", "children", "deleted", "mounted", "name", "node", "parent", "volatile")
+    __slots__ = ("__weakref__", "cache", "children", "deleted", "mounted", "name", "node", "parent", "volatile")
 
     def __init__(self, parent: DirEntry | None, name: bytes, node: FsNode | None) -> None:
         self.parent: DirEntry = self if parent is None else parent
+        self.cache: EntryCache = EntryCache() if parent is None else parent.cache
         self.name = name
         self.node: FsNode = node  # type: ignore[assignment]  # None in NEGATIVE only, which walking tests for
         self.children: dict[bytes, DirEntry] = {}
@@ -64,13 +70,13 @@ class DirEntry:
         if entry is not None:
             if entry.node is node:
                 return entry
-            entry.deleted = True
-        entry = children[name] = DirEntry(self, name, node)
-        return entry
+            self.forget(name)
+        return self.add(name, node)
 
     def add(self, name: bytes, node: FsNode) -> DirEntry:
-        """The entry of a name that was just made."""
+        """The entry of a name that was just made or found."""
         entry = self.children[name] = DirEntry(self, name, node)
+        self.cache.add(entry)
         return entry
 
     def forget(self, name: bytes) -> None:
@@ -78,6 +84,7 @@ class DirEntry:
         entry = self.children.pop(name, None)
         if entry is not None and entry is not NEGATIVE:
             entry.deleted = True
+            self.cache.entries.pop(entry, None)
 
     def remove(self, name: bytes) -> None:
         """As ``forget``, and remember that the name does not exist."""
@@ -114,4 +121,39 @@ class DirEntry:
         return f"<DirEntry {self.name!r} {self.node!r}>"
 
 
+class EntryCache:
+    """The entries of one file system's tree but its root, oldest first."""
+
+    __slots__ = ("entries", "limit")
+
+    def __init__(self) -> None:
+        self.entries: dict[DirEntry, None] = {}
+        self.limit = CACHE_MAX
+
+    def add(self, entry: DirEntry) -> None:
+        """Know a new entry; drops old ones when there are too many."""
+        self.entries[entry] = None
+        if len(self.entries) > self.limit:
+            self.prune()
+
+    def prune(self, count: int = PRUNE_COUNT) -> None:
+        """Look at the ``count`` oldest entries and drop those that nobody holds; the others count as new."""
+        entries = self.entries
+        for entry in list(islice(entries, count)):
+            del entries[entry]
+            if sys.getrefcount(entry) <= _UNHELD and entry.mounted is None and entry.parent.children.get(entry.name) is entry:
+                del entry.parent.children[entry.name]
+            else:
+                entries[entry] = None
+        self.limit = max(CACHE_MAX, len(entries) + count // 2)
+
+    def clear(self) -> None:
+        """Drop what nobody holds, directories after what was in them."""
+        size = -1
+        while size != len(self.entries):
+            size = len(self.entries)
+            self.prune(size)
+
+
+_UNHELD: Final = 4  # references to an entry that only its parent knows, as prune() counts them
 NEGATIVE: Final = DirEntry(None, b"", None)

@@ -26,6 +26,7 @@ class FileSystem:
         self.read_only = read_only
         self.dev = (minor & 0xFF) | ((minor & ~0xFF) << 12)
         self.root: FsNode = None  # type: ignore[assignment]  # set by the file system's constructor
+        self.mount_count = 0  # mounts that are attached somewhere, in any namespace
         self._root_entry: DirEntry | None = None
         self._inos = itertools.count(1)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM
+from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM, ETXTBSY
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
     O_CLOEXEC,
@@ -35,7 +35,9 @@ from polynix.kernelproc.vfs.path_walk import MAXSYMLINKS, check_magic, cross, pl
 from polynix.kernelproc.vfs.permissions import MAY_EXEC, MAY_READ, MAY_WRITE, check_access, is_owner_or_capable
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.vfs.fs_node import FsNode
 
 _NOT_STATUS: Final = O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC
 _TMPFILE_BIT: Final = O_TMPFILE & ~O_DIRECTORY
@@ -193,6 +195,12 @@ def _finish_open(task: Task, place: NamespaceNode, flags: int, created: bool, *,
             mount.check_writable()
         if flags & O_NOATIME and not is_owner_or_capable(task.credentials, node):
             raise Errno(EPERM)
+        if access & MAY_WRITE and kind == stat.S_IFREG:
+            if node.mode & 0o111 and is_executing(task.kernel, node):
+                raise Errno(ETXTBSY)
+            preparation = node.ops.prepare_open(node, flags)
+            if preparation is not None:
+                return _finish_later(task, place, flags, preparation)
     status = (flags & ~_NOT_STATUS) | O_LARGEFILE | (kept & O_TMPFILE)
     if kind == stat.S_IFREG:
         ops = node.ops.create_file_ops(node, task, flags)
@@ -207,6 +215,21 @@ def _finish_open(task: Task, place: NamespaceNode, flags: int, created: bool, *,
     else:
         ops = node.ops.create_file_ops(node, task, flags)
     return FileObject(ops, node, status, place)
+
+
+async def _finish_later(task: Task, place: NamespaceNode, flags: int, preparation: Awaitable[None]) -> FileObject:
+    await preparation
+    result = _finish_open(task, place, flags, False)
+    return result if isinstance(result, FileObject) else await result
+
+
+def is_executing(kernel: Kernel, node: FsNode) -> bool:
+    """Whether a process runs ``node``: then it must not be written."""
+    for group in kernel.pids.thread_groups.values():
+        exe = getattr(group.leader.mm, "exe", None) if not group.exited else None
+        if exe is not None and exe.node is node:
+            return True
+    return False
 
 
 def _open_fifo(task: Task, place: NamespaceNode, flags: int, status: int) -> OpenResult:

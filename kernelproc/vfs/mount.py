@@ -68,6 +68,7 @@ class Mount:
 
     def attach(self, parent: Mount, mountpoint: DirEntry) -> None:
         """Cover ``mountpoint`` as seen through ``parent``."""
+        self.fs.mount_count += 1
         self.parent = parent
         self.mountpoint = mountpoint
         if mountpoint.mounted is None:
@@ -76,11 +77,14 @@ class Mount:
 
     def detach(self) -> None:
         """Uncover the mount point."""
-        if self.parent is not None and self.mountpoint.mounted is not None:
+        if self.parent is None:
+            return
+        if self.mountpoint.mounted is not None:
             self.mountpoint.mounted.pop(self.parent, None)
             if not self.mountpoint.mounted:
                 self.mountpoint.mounted = None
         self.parent = None
+        self.fs.mount_count -= 1
 
     def options(self) -> bytes:
         """The per-mount options as /proc/mounts shows them."""

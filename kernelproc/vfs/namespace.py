@@ -89,6 +89,7 @@ class Namespace:
         self.id = next(_namespace_ids)
         root = Mount(fs, fs.root_entry) if flags is None else Mount(fs, fs.root_entry, flags)
         self.mounts: list[Mount] = [root]
+        fs.mount_count += 1
         self.event = 0  # grows with each change: poll of /proc/self/mounts
 
     @property
@@ -165,7 +166,8 @@ class Namespace:
         for each in reversed(tree):
             each.detach()
             self.mounts.remove(each)
-            if not any(other.fs is each.fs for other in self.mounts):
+            if not each.fs.mount_count and not detach:
+                each.fs.root_entry.cache.clear()
                 each.fs.ops.unmount(each.fs)
         self.event += 1
 
@@ -204,6 +206,7 @@ class Namespace:
             if mount.parent is not None:
                 copy.attach(mapping[mount.parent], mount.mountpoint)
         new.mounts = list(mapping.values())
+        new.mounts[0].fs.mount_count += 1
         return new, mapping
 
 

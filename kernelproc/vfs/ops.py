@@ -121,8 +121,12 @@ class FsNodeOps:
     volatile: ClassVar[bool] = False  # True for a directory whose names come and go by themselves: path walking asks ``lookup`` each time
 
     def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:
-        """Open: the operations of a new file description. O_TRUNC was done by the caller through ``truncate``."""
+        """Open: the operations of a new file description. O_TRUNC is done by the caller through ``truncate``."""
         raise Errno(EOPNOTSUPP)
+
+    def prepare_open(self, node: FsNode, flags: int) -> Awaitable[None] | None:
+        """Before an open for writing: what must be awaited first, because it takes long (a big copy-up)."""
+        return None
 
     # directories ----------------------------------------------------------------------------------------------------------------------------
     def lookup(self, node: FsNode, name: bytes) -> FsNode:
@@ -222,5 +226,5 @@ class FileSystemOps:
         return 0
 
     def unmount(self, fs: FileSystem) -> None:
-        """The last mount went away."""
+        """The last mount went away, and nobody uses what it showed."""
 

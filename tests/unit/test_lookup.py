@@ -29,7 +29,7 @@ from polynix.kernelproc.uapi.fcntl import (
     RESOLVE_NO_XDEV,
 )
 from polynix.kernelproc.uapi.mount import MS_RDONLY
-from polynix.kernelproc.vfs import create, lookup
+from polynix.kernelproc.vfs import create, dir_entry, lookup
 from polynix.kernelproc.vfs.dir_entry import NEGATIVE
 from vfs_world import World
 
@@ -443,3 +443,25 @@ def test_rename_rules(world: World) -> None:
     assert world.read(b"/a/file") == b"data"
     world.rename(b"/a/b/", b"/empty")
     assert world.path(b"/empty/c") == b"/empty/c"
+
+
+def test_the_cache_is_bounded_and_drops_only_what_nobody_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dir_entry, "CACHE_MAX", 100)
+    cache = world.namespace.root.entry.cache
+    cache.limit = 100
+    world.mkdir(b"/held")
+    world.fs.cwd = world.place(b"/held")
+    opened = []
+    for index in range(3000):
+        world.write(b"/f%d" % index, b"%d" % index)
+        if index % 500 == 0:
+            opened.append(world.open(b"/f%d" % index))
+    root = world.namespace.root.entry
+    assert len(cache.entries) < 2000
+    cache.clear()
+    for file in opened:
+        assert file.name is not None
+        assert root.children[file.name.entry.name] is file.name.entry
+    assert root.children[b"held"] is world.fs.cwd.entry
+    assert world.names(b"/") >= {b"f%d" % index for index in range(3000)}
+    assert world.read(b"/f1") == b"1"

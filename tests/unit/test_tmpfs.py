@@ -175,6 +175,22 @@ def test_storage_goes_with_the_last_reference(world: World) -> None:
         os.fstat(fd)
 
 
+def test_unmounting_frees(world: World) -> None:
+    world.mkdir(b"/mnt")
+    fs = new_tmpfs(world.kernel)
+    mount = world.namespace.mount(fs, world.place(b"/mnt"))
+    world.write(b"/mnt/f", b"x" * 100000)
+    file = world.open(b"/mnt/f")
+    memory, _ = file.ops.get_memory(file, world.task, 4096, 0, PROT_READ, True)
+    fd = memory.fd
+    del memory
+    file.release()
+    del file
+    world.namespace.unmount(mount)
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
 def test_link_counts(world: World) -> None:
     root = world.place(b"/").node
     assert root.nlink == 2

@@ -6,11 +6,13 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from polynix.addrspace.region import RegionFactory
 from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.fd_table import FdTable
+from polynix.kernelproc.task.pid_table import PidTable
 from polynix.kernelproc.task.resource_limits import ResourceLimits
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD, O_APPEND, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY
 from polynix.kernelproc.vfs import create, lookup
@@ -29,6 +31,8 @@ class WorldKernel:
         self.filesystems = FsRegistry()
         self.expando = Expando()
         self.kthreads = None
+        self.memory = RegionFactory(force_memfd=True)
+        self.pids = PidTable()
         self.memory_limit = 0
 
 
