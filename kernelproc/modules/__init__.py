@@ -7,4 +7,4 @@ that the registry knows the names.
 
 def load() -> None:
     """Import every module."""
-    from polynix.kernelproc.modules import inject, syscall_stats  # noqa: F401
+    from polynix.kernelproc.modules import inject, kill_points, syscall_stats  # noqa: F401
