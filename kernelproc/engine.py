@@ -230,10 +230,17 @@ class Engine:
         for token, mask in events:
             callback = self._events.get(token)
             if callback is not None:
-                callback(mask)
+                self._call(callback, mask)
         while self._messages:
             function, arguments = self._messages.popleft()
+            self._call(function, *arguments)
+
+    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call back; a failure there is one part's defect, and the others go on."""
+        try:
             function(*arguments)
+        except Exception as error:
+            log.error("%r failed inside the kernel", function, exc_info=error)
 
     def _wait(self, timeout: int) -> tuple[list[Slot], list[tuple[int, int]]]:
         """Spin for the next exit if that is likely to pay, then sleep for at most ``timeout`` ns (-1: no limit)."""
@@ -266,7 +273,7 @@ class Engine:
             heapq.heappop(timers)
             callback, arguments = timer.callback, timer.arguments
             timer.cancel()
-            callback(*arguments)
+            self._call(callback, *arguments)
         return 0 if self._ready else -1
 
 

@@ -72,7 +72,16 @@ class SyscallLoop:
     # -- exits ------------------------------------------------------------------------------------------------------------------------------
 
     def handle_exit(self, slot: Slot) -> None:
-        """One guest thread left restricted mode."""
+        """One guest thread left restricted mode. What goes wrong with it is its own end, not the kernel's."""
+        try:
+            self._handle_exit(slot)
+        except Exception as error:
+            task = slot.task
+            log.error("exit of %r failed inside the kernel", task, exc_info=error)
+            self.current = stubs.current = None
+            slot.stub.kill()
+
+    def _handle_exit(self, slot: Slot) -> None:
         task: Task | None = slot.task
         reason = slot.reason
         if task is None:
@@ -256,7 +265,11 @@ class SyscallLoop:
             return
         calls = mm.calls
         if calls:
-            slot.resume(report_back=not calls.push(slot))
+            try:
+                slot.resume(report_back=not calls.push(slot))
+            except OSError as error:  # the stub is gone, or does not take descriptors: stub_died will follow
+                log.debug("cannot hand host calls to restricted process %d: %s", mm.stub.pid, error)
+                mm.stub.kill()
         else:
             slot.resume()
 

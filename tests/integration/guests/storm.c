@@ -167,6 +167,7 @@ int main(int count, char **strings)
     if (count == 2)
         return maps(); /* a leaf */
     int rounds = atoi(strings[1]), lost = 0, running = 0, failed = 0;
+    pid_t own[PARALLEL] = {0};
     srand((unsigned)atoi(strings[2]));
     for (int round = 0; round < rounds || running; ) {
         if (round < rounds && running < PARALLEL) {
@@ -177,15 +178,27 @@ int main(int count, char **strings)
             round++;
             if (pid < 0)
                 printf("storm: fork: %s\n", strerror(errno)), failed = 1;
-            else
+            else {
+                int place = 0;
+                while (own[place])
+                    place++;
+                own[place] = pid;
                 running++;
+            }
             continue;
         }
         int status;
-        if (waitpid(-1, &status, 0) < 0) {
+        pid_t pid = waitpid(-1, &status, 0);
+        if (pid < 0) {
             printf("storm: wait: %s\n", strerror(errno));
             return 1;
         }
+        int place = 0;
+        while (place < PARALLEL && own[place] != pid)
+            place++;
+        if (place == PARALLEL)
+            continue; /* an orphan: we may be pid 1 */
+        own[place] = 0;
         running--;
         int verdict = killed(status);
         if (verdict == 2)

@@ -1,0 +1,145 @@
+"""Anyone may be killed at any moment: restricted processes, the kernel process, the command line. The others go on or end in good order,
+and nothing is left behind. ``tests/soak`` does the same at length.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from integration.audit import Audit, build
+
+import polynix
+
+STORM_SEEDS = 4
+KILLS_OF_KERNEL = 24
+KILLS_OF_CALLER = 24
+KILLS_AT_A_TIME = 32
+
+
+@pytest.fixture
+def audit() -> Iterator[Audit]:
+    audit = Audit()
+    yield audit
+    left = audit.settle()
+    audit.close()
+    assert left == []
+
+
+def storm(audit: Audit, seeds: range, rounds: int = 150, **settings: object) -> int:
+    """Kill restricted processes under pid 1, which must see SIGKILL and nothing else; returns the number of kills."""
+    before = len(audit.kills())
+    argv = [build("storm"), str(rounds)]
+    outcomes = audit.run_all([([*argv, str(seed)], audit.kill_feature(seed=seed, rate=0.005, **settings)) for seed in seeds], timeout=120)
+    for seed, outcome in zip(seeds, outcomes, strict=True):
+        assert outcome.code == 0, (seed, outcome)
+        assert b"storm survived" in outcome.out, (seed, outcome)
+        assert b"inside the kernel" not in outcome.err, (seed, outcome.err.decode())
+    return len(audit.kills()) - before
+
+
+@pytest.mark.timeout(120)
+def test_restricted_processes_die_at_any_point(audit: Audit) -> None:
+    assert storm(audit, range(STORM_SEEDS)) >= 150
+    assert {kill.split("@")[1] for kill in audit.kills()} >= {"batch", "fork", "exec", "exit", "thread", "wait"}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("point", ["batch", "exec", "exit", "fork", "thread"])
+def test_each_point_at_a_high_rate(audit: Audit, point: str) -> None:
+    outcome = audit.run([build("storm"), "60", "1"], *audit.kill_feature(seed=point, rate=0.1, points=point))
+    assert outcome.code == 0, outcome
+    assert b"inside the kernel" not in outcome.err, outcome.err.decode()
+    assert audit.kills()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("victim", ["kernel", "caller"])
+def test_kernel_or_command_line_dies_at_any_point(audit: Audit, victim: str) -> None:
+    generator = random.Random(victim)
+    argv = [build("storm"), "30", "1"]
+    count = KILLS_OF_KERNEL if victim == "kernel" else KILLS_OF_CALLER
+    runs = [(argv, audit.kill_feature(victim=victim, skip=int(generator.expovariate(1 / 200)), limit=1)) for _ in range(count)]
+    for outcome in audit.run_all(runs):
+        if victim == "caller":
+            assert outcome.code in (0, -signal.SIGKILL), outcome
+        elif outcome.code != 0:
+            assert outcome.code == 125, outcome
+            assert outcome.err.decode().splitlines() == ["polynix: the kernel process died (signal 9)"]
+    assert len(audit.kills()) > count // 2
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_command_line_is_signalled_at_any_moment(audit: Audit, number: signal.Signals) -> None:
+    generator = random.Random(int(number))
+    for _ in range(KILLS_AT_A_TIME // 8):
+        running = [audit.popen(["sleep", "100"]) for _ in range(2)]
+        for process in running:
+            time.sleep(generator.random() * 0.4)
+            process.send_signal(number)
+        for process in running:
+            assert process.wait(10) in (-number, 128 + number, 125)
+
+
+@pytest.mark.timeout(60)
+def test_all_are_killed_and_the_next_start_cleans_up(audit: Audit) -> None:
+    process = audit.popen(["sleep", "100"], *audit.kill_feature(rate=0))
+    deadline = time.monotonic() + 10
+    while not audit.kernel_pids() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    (kernel,) = audit.kernel_pids()
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(kernel, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert audit.run(["true"]).code == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_kernel_keeps_no_descriptor_of_the_dead(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(audit.run_directory))
+    feature = audit.kill_feature(rate=0.005, seed=1)[1]
+    program = build("storm")
+    with polynix.Container(features=[feature]) as container:
+        counts = []
+        for round in range(3):
+            result = container.run([program, "60", str(round)], capture_output=True, text=True, timeout=60)
+            assert "storm" in result.stdout or result.returncode == -signal.SIGKILL  # it is not pid 1 here
+            time.sleep(0.3)
+            (kernel,) = audit.kernel_pids()
+            counts.append(len(os.listdir(f"/proc/{kernel}/fd")))
+        assert audit.kills()
+        assert counts[2] <= counts[0] + 5, counts
+        assert not [line for line in Path(f"/proc/{kernel}/task/{kernel}/children").read_text().split() if is_zombie(int(line))]
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(60)
+def test_others_survive_the_death_of_one_stub(audit: Audit) -> None:
+    """A shell's child is killed from outside: the shell sees 137, its other child ends well."""
+    script = "sleep 100 & victim=$!; (sleep 1; exit 3) & other=$!; echo ready; wait $victim; echo $?; wait $other; echo $?"
+    process = audit.popen(["sh", "-c", script], *audit.kill_feature(rate=0), stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    (kernel,) = audit.kernel_pids()
+    stubs = [int(pid) for pid in Path(f"/proc/{kernel}/task/{kernel}/children").read_text().split()]
+    sleeping = [pid for pid in stubs if b"/sleep" in Path(f"/proc/{pid}/maps").read_bytes() or b"sleep" in Path(f"/proc/{pid}/maps").read_bytes()]
+    assert sleeping, "no restricted process maps sleep"
+    os.kill(min(sleeping), signal.SIGKILL)
+    assert process.stdout.read() == b"137\n3\n"
+    assert process.wait(10) == 0
