@@ -1,7 +1,7 @@
 """The plainest control channel between a container's kernel process and whoever started it: JSON messages over one zmq pair.
 
 Messages are objects with an ``op``. To the kernel: ``spawn``, ``signal``, ``window_size``, ``terminal``, ``shutdown``. From it:
-``ready``, ``spawned``, ``failed``, ``exited``, ``stopped``. Descriptors travel beside, on a unix socket
+``ready``, ``spawned``, ``failed``, ``exited``, ``stopped``, ``noted`` (a signal). Descriptors travel beside, on a unix socket
 (:func:`send_descriptors`), each set under the number of the message it belongs to. The FIDL-style channels replace this; nothing
 else knows the format.
 """

@@ -112,6 +112,7 @@ class Controller:
 
     def _signal(self, message: Message) -> None:
         group = self.groups.get(message["id"])
+        self.send("noted", id=message["id"])
         if group is None or group.exited:
             return
         info = SigInfo(message["signal"], SI_USER)

@@ -42,7 +42,7 @@ class KernelConnection:
         try:
             self.peer, theirs = descriptor_socket_pair()
             if in_process:
-                self._process = launcher.fork_kernel_process(options, self.directory.path, theirs, close=(self.peer.fileno(),))
+                self._process = launcher.fork_kernel_process(options, self.directory.path, theirs, close=(self.peer.fileno(), *inherited))
             else:
                 command = [
                     sys.executable,

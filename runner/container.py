@@ -76,6 +76,7 @@ class Container:
         self._lock = threading.RLock()
         self._in_process = _in_process
         self.connection: KernelConnection | None = None
+        self.messages_heard = 0
 
     def start(self) -> Container:
         """Start the kernel process; :meth:`spawn` does it when needed."""
@@ -141,6 +142,7 @@ class Container:
                         process.returncode = -signal.SIGKILL
                 self.processes.clear()
                 raise
+            self.messages_heard += len(messages)
             for message in messages:
                 self._note(message)
             return ready

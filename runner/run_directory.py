@@ -117,5 +117,9 @@ def sweep_regions() -> int:
 
 def _may_be_starting(name: str, status: os.stat_result) -> bool:
     """Whether a name without a locker (``PID`` or ``PID-...``) may be one that is just being made."""
-    pid = name.partition("-")[0]
-    return os.path.exists(f"/proc/{pid}") and time.time() - status.st_mtime < _GRACE_SECONDS
+    try:
+        with open(f"/proc/{name.partition('-')[0]}/stat", "rb") as file:
+            alive = file.read().rsplit(b")", 1)[-1].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+    return alive and time.time() - status.st_mtime < _GRACE_SECONDS

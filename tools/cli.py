@@ -5,8 +5,12 @@ Imports nothing heavy before it must.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while we load ends us quietly; see run.py for later
 
 import click
 

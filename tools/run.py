@@ -18,6 +18,7 @@ ENOENT = 2
 # Signals that go to the program; those that a terminal sends to a whole process group go to the program's group.
 GROUP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 PROCESS_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH, signal.SIGCONT)
+FATAL_SIGNALS = (*GROUP_SIGNALS, signal.SIGTERM)
 IMPATIENCE = 3  # so many SIGINT or SIGTERM while the kernel does not answer end the container
 
 
@@ -54,12 +55,19 @@ class _Run:
         self.command = command
         self.terminal = HostTerminal.of_caller()
         self.process: Process | None = None
+        self._starting = True
 
     def run(self) -> int:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*GROUP_SIGNALS, *PROCESS_SIGNALS))
         try:
-            self.container.start()
-            self._catch_signals()
+            try:  # from here on there is something to clean up: no signal may end us unheard
+                self.container.start()
+                self._catch_signals()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return self._run_program()
+        except _EndedBySignal as ended:
+            return 128 + ended.number
         except ContainerError as error:
             self.terminal.restore()
             return _fail(str(error))
@@ -69,12 +77,14 @@ class _Run:
             _fail(f"{self.command[0]}: {os.strerror(number) if number else error}")
             return EXIT_NOT_FOUND if number == ENOENT else EXIT_NOT_EXECUTABLE
         finally:
+            self._starting = False
             self.terminal.restore()
             self.container.close()
 
     def _run_program(self) -> int:
         attached = self.terminal.attach()
         process = self.process = Process(self.container, self.command, terminal=attached, window=self.terminal.window())
+        self._starting = False
         process.on_stop = self._stopped
         self._release_streams()
         while process.returncode is None:
@@ -98,8 +108,14 @@ class _Run:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (*GROUP_SIGNALS, *PROCESS_SIGNALS):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stays
-                signal.signal(number, _noted)
-        self._unanswered = 0
+                signal.signal(number, self._noted)
+        self._unanswered = self._heard = 0
+
+    def _noted(self, number: int, _frame: object) -> None:
+        """The wake-up descriptor carries the number. As long as there is no program to send it to, a signal ends us."""
+        if self._starting and number in FATAL_SIGNALS:
+            self._starting = False
+            raise _EndedBySignal(number)
 
     def _signal(self, number: signal.Signals) -> None:
         process = self.process
@@ -109,6 +125,12 @@ class _Run:
         if number == signal.SIGCONT and not self.terminal.attached and self.terminal.attach():
             self.container.send("terminal", window=list(self.terminal.window()))
         if process is not None:
+            if number in FATAL_SIGNALS:
+                heard = self.container.messages_heard  # the kernel says that it noted a signal
+                self._unanswered = self._unanswered + 1 if heard == self._heard else 1
+                self._heard = heard
+                if self._unanswered > IMPATIENCE:
+                    raise ContainerError("the kernel process does not answer")
             self.container.send("signal", id=process.id, signal=int(number), group=number in GROUP_SIGNALS)
 
     def _stopped(self, number: int) -> None:
@@ -120,8 +142,11 @@ class _Run:
             self.terminal.attach()
 
 
-def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor carries the number."""
+class _EndedBySignal(BaseException):
+    """A signal came before the program had started."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def _fail(message: str) -> int:

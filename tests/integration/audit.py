@@ -73,10 +73,11 @@ class Audit:
             return list(pool.map(lambda run: self.run(run[0], *run[1], timeout=timeout), runs))
 
     def popen(self, argv: Sequence[str], *flags: str, **options: object) -> subprocess.Popen[bytes]:
+        options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.DEVNULL)
         options.setdefault("stderr", subprocess.DEVNULL)
         return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-            [*POLYNIX, "run", *flags, "--", *argv], cwd="/", env=self.environment(), stdin=subprocess.DEVNULL, start_new_session=True, **options
+            [*POLYNIX, "run", *flags, "--", *argv], cwd="/", env=self.environment(), start_new_session=True, **options
         )
 
     def kernel_pids(self) -> list[int]:

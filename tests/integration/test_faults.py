@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from integration.audit import Audit, build
 
-import polynix
-
 STORM_SEEDS = 4
 KILLS_OF_KERNEL = 24
 KILLS_OF_CALLER = 24
 KILLS_AT_A_TIME = 32
+LOADING = {signal.SIGINT: (1,)}  # Python's own answer before any of our code runs
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def storm(audit: Audit, seeds: range, rounds: int = 150, **settings: object) -> 
 
 @pytest.mark.timeout(120)
 def test_restricted_processes_die_at_any_point(audit: Audit) -> None:
-    assert storm(audit, range(STORM_SEEDS)) >= 150
+    assert storm(audit, range(STORM_SEEDS)) >= 200
     assert {kill.split("@")[1] for kill in audit.kills()} >= {"batch", "fork", "exec", "exit", "thread", "wait"}
 
 
@@ -85,7 +84,7 @@ def test_command_line_is_signalled_at_any_moment(audit: Audit, number: signal.Si
             time.sleep(generator.random() * 0.4)
             process.send_signal(number)
         for process in running:
-            assert process.wait(10) in (-number, 128 + number, 125)
+            assert process.wait(10) in (-number, 128 + number, *LOADING.get(number, ()))
 
 
 @pytest.mark.timeout(60)
@@ -104,21 +103,23 @@ def test_all_are_killed_and_the_next_start_cleans_up(audit: Audit) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_kernel_keeps_no_descriptor_of_the_dead(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(audit.run_directory))
-    feature = audit.kill_feature(rate=0.005, seed=1)[1]
-    program = build("storm")
-    with polynix.Container(features=[feature]) as container:
-        counts = []
-        for round in range(3):
-            result = container.run([program, "60", str(round)], capture_output=True, text=True, timeout=60)
-            assert "storm" in result.stdout or result.returncode == -signal.SIGKILL  # it is not pid 1 here
-            time.sleep(0.3)
-            (kernel,) = audit.kernel_pids()
-            counts.append(len(os.listdir(f"/proc/{kernel}/fd")))
-        assert audit.kills()
-        assert counts[2] <= counts[0] + 5, counts
-        assert not [line for line in Path(f"/proc/{kernel}/task/{kernel}/children").read_text().split() if is_zombie(int(line))]
+def test_a_kernel_keeps_nothing_of_the_dead(audit: Audit) -> None:
+    script = f"for round in 1 2 3; do {build('storm')} 60 $round; echo done; read line; done"
+    process = audit.popen(["sh", "-c", script], *audit.kill_feature(rate=0.005, seed=1), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    counts = []
+    for _ in range(3):
+        while process.stdout.readline() != b"done\n":
+            assert process.poll() is None
+        time.sleep(0.3)
+        (kernel,) = audit.kernel_pids()
+        counts.append(len(os.listdir(f"/proc/{kernel}/fd")))
+        assert not [pid for pid in Path(f"/proc/{kernel}/task/{kernel}/children").read_text().split() if is_zombie(int(pid))]
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert audit.kills()
+    assert counts[2] <= counts[0] + 5, counts
+    assert process.wait(10) == 0
 
 
 def is_zombie(pid: int) -> bool:
