@@ -58,7 +58,8 @@ def prepare_return(task: Task, result: int | None) -> bool:
             task.attention = True
             hold_task(task, result)
             return False
-        info = dequeue_signal(task, ~state.mask)
+        mask = ~state.mask
+        info = dequeue_signal(task, mask) if (state.pending.mask | group.signals.pending.mask) & mask else None
         if info is None:
             if result is not None:
                 _finish_call(task, result)

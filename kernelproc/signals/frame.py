@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from polynix.addrspace._restricted import REG_EFL, REG_OLDMASK, REG_RAX, REG_RDI, REG_RDX, REG_RIP, REG_RSI, REG_RSP
+from polynix.addrspace._restricted import REG_CR2, REG_EFL, REG_ERR, REG_RDI, REG_RDX, REG_RSI, REG_RSP, REG_TRAPNO
 from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.kernelproc.signals.siginfo import SIGINFO_SIZE, SigInfo
 from polynix.kernelproc.signals.signal_state import EMPTY_STACK, SignalAction
@@ -36,6 +36,7 @@ FLAGS_CLEARED = 0x400 | 0x10000 | 0x100  # DF, RF and TF: a handler starts witho
 # return address; uc_flags, uc_link, uc_stack; 23 registers, fpstate, reserved; uc_sigmask
 _FRAME = Struct("<Q QQ QI4xQ 23Q Q64x Q")
 _UCONTEXT = Struct("<QQ QI4xQ 23Q Q64x Q")
+_FLAGS = UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 INFO_OFFSET = _FRAME.size
 FRAME_SIZE = _FRAME.size + SIGINFO_SIZE
 UCONTEXT_OFFSET = 8
@@ -110,31 +111,23 @@ def push_frame(task: Task, info: SigInfo, action: SignalAction, mask: int) -> bo
     assert slot is not None
     if not action.flags & SA_RESTORER:
         return False
-    registers = list(slot.registers())
+    registers = slot.registers()
     xstate = slot.xstate() or _INITIAL_XSTATE
     stack = task.alternate_stack
     sp = (registers[REG_RSP] - RED_ZONE) & ADDRESS_MASK
-    must_fit = on_alternate_stack(task, sp)
-    if action.flags & SA_ONSTACK and stack[2] and not must_fit:
-        sp = stack[0] + stack[2]
-        must_fit = True
+    must_fit = False
+    if stack[2]:
+        must_fit = on_alternate_stack(task, sp)
+        if action.flags & SA_ONSTACK and not must_fit:
+            sp = stack[0] + stack[2]
+            must_fit = True
     fpstate = (sp - len(xstate)) & ~63
     frame = ((fpstate - FRAME_SIZE) & ~15) - 8
     if frame <= 0 or (must_fit and not _within(stack, frame)):
         return False
-    if info.trapno or info.error_code:
-        registers[REG_OLDMASK - 2 : REG_OLDMASK] = info.error_code, info.trapno
-    registers[REG_OLDMASK] = mask
+    error_code, trapno = (info.error_code, info.trapno) if info.trapno else registers[REG_ERR : REG_TRAPNO + 1]
     head = _FRAME.pack(
-        action.restorer,
-        UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS,
-        0,
-        stack[0],
-        stack[1],
-        stack[2],
-        *registers,
-        fpstate,
-        mask,
+        action.restorer, _FLAGS, 0, *stack, *registers[:REG_ERR], error_code, trapno, mask, registers[REG_CR2], fpstate, mask
     )
     image = head + info.pack() if action.flags & SA_SIGINFO else head
     image = image.ljust(fpstate - frame, b"\0") + xstate
@@ -142,14 +135,14 @@ def push_frame(task: Task, info: SigInfo, action: SignalAction, mask: int) -> bo
         return False
     if stack[1] & SS_AUTODISARM:
         task.alternate_stack = EMPTY_STACK
-    registers[REG_RDI] = info.signo
-    registers[REG_RSI] = frame + INFO_OFFSET
-    registers[REG_RDX] = frame + UCONTEXT_OFFSET
-    registers[REG_RAX] = 0
-    registers[REG_RIP] = action.handler
-    registers[REG_RSP] = frame
-    registers[REG_EFL] &= ~FLAGS_CLEARED
-    slot.set_registers(registers)
+    set_register = slot.set_register
+    set_register(REG_RDI, info.signo)
+    set_register(REG_RSI, frame + INFO_OFFSET)
+    set_register(REG_RDX, frame + UCONTEXT_OFFSET)
+    set_register(REG_EFL, registers[REG_EFL] & ~FLAGS_CLEARED)
+    slot.ax = 0
+    slot.ip = action.handler
+    slot.sp = frame
     slot.clear_xstate()
     return True
 
@@ -165,13 +158,15 @@ def pop_frame(task: Task) -> int | None:
     slot = task.slot
     assert slot is not None
     user = task.user
-    # the handler's return has popped the restorer's address
+    sp = slot.sp  # the handler's return has popped the restorer's address
     try:
-        fields = _UCONTEXT.unpack(user.copy_in(UserAddress(slot.sp), _UCONTEXT.size))
-        xstate = _read_xstate(task, fields[28]) if fields[28] else b""
+        fields = _UCONTEXT.unpack(user.copy_in(UserAddress(sp), _UCONTEXT.size))
+        fpstate = fields[28]
+        xstate = _read_xstate(task, fpstate) if fpstate else b""
     except (Fault, ValueError):
         return None
-    set_alternate_stack(task, slot.sp, fields[2], fields[3], fields[4])  # its errors are nobody's
+    if fields[2:5] != task.alternate_stack:
+        set_alternate_stack(task, sp, *fields[2:5])  # its errors are nobody's
     slot.set_registers(fields[5:28])
     if xstate:
         try:
@@ -185,10 +180,11 @@ def pop_frame(task: Task) -> int | None:
 
 def _read_xstate(task: Task, address: int) -> bytes:
     """The frame's vector state; without valid marks only its fxsave part counts, as on Linux."""
-    legacy = task.user.copy_in(UserAddress(address), _LEGACY_SIZE)
+    copy_in = task.user.copy_in
+    legacy = copy_in(UserAddress(address), _LEGACY_SIZE)
     magic1, extended_size, _, size = _DESCRIPTION.unpack_from(legacy, _DESCRIPTION_OFFSET)
     if magic1 == FP_XSTATE_MAGIC1 and _LEGACY_SIZE + _HEADER_SIZE <= size <= extended_size <= _MAX_XSTATE:
-        rest = task.user.copy_in(UserAddress(address + _LEGACY_SIZE), size + FP_XSTATE_MAGIC2_SIZE - _LEGACY_SIZE)
-        if rest.endswith(_MAGIC2):
-            return legacy + rest
+        whole = copy_in(UserAddress(address), size + FP_XSTATE_MAGIC2_SIZE)
+        if whole.endswith(_MAGIC2):
+            return whole
     return _legacy_xstate(legacy, _LEGACY_FEATURES)

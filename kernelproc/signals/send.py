@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.signals.signal_state import (
     IGNORED_BY_DEFAULT,
+    NOT_FATAL_BY_DEFAULT,
     NSIG,
     SIG_DFL,
     SIG_IGN,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 QUEUED, IGNORED, OVERFLOW = 0, 1, 2
 
 _CONTINUE = bit(SIGCONT)
+_JOB_CONTROL = _CONTINUE | STOP_SIGNALS
 
 
 class PendingCounts:
@@ -105,30 +107,38 @@ def _send(group: ThreadGroup, task: Task | None, info: SigInfo, first: Task | No
     leader = task or group.leader
     if leader is None:
         return IGNORED  # the kthreads' group has no guest thread
-    if bit(signo) & STOP_SIGNALS:
-        _flush(group, _CONTINUE)
-    elif signo == SIGCONT:
-        _flush(group, STOP_SIGNALS)
-        continue_group(group)
-    if _is_ignored(group, leader, info):
+    this = 1 << (signo - 1)
+    if this & _JOB_CONTROL:
+        if signo == SIGCONT:
+            _flush(group, STOP_SIGNALS)
+            continue_group(group)
+        else:
+            _flush(group, _CONTINUE)
+    handler = leader.signals.actions.get(signo).handler
+    if handler <= SIG_IGN and _is_ignored(group, leader, info, handler):
         return IGNORED
     pending = group.signals.pending if task is None else task.signals.pending
-    if signo < SIGRTMIN and pending.mask & bit(signo):
+    if pending.mask & this and signo < SIGRTMIN:
         return QUEUED
-    receiver = _choose_receiver(group, signo, first) if task is None else (None if task.stopped or task.signals.mask & bit(signo) else task)
-    if signo == SIGKILL or (
-        receiver is not None and receiver.signals.actions.is_fatal(signo) and not receiver.signals.real_blocked & bit(signo)
+    receiver = (
+        _choose_receiver(group, this, first) if task is None else None if task.stopped or task.signals.mask & this else task
+    )
+    if handler == SIG_DFL and (
+        signo == SIGKILL
+        or (receiver is not None and not this & NOT_FATAL_BY_DEFAULT and not receiver.signals.real_blocked & this)
     ):
         from polynix.kernelproc.task.exit import begin_group_exit  # exit notifies parents through this module
 
         begin_group_exit(group, signo)
         return QUEUED
-    if not _charge(leader, info):
-        if signo >= SIGRTMIN and info.code != SI_USER:
-            return OVERFLOW
-        pending.mask |= bit(signo)  # it arrives, its siginfo does not
-    else:
+    if receiver is not None and signo < SIGRTMIN:
+        pending.add(info)  # taken before anybody could count it
+    elif _charge(leader, info):
         pending.add(info)
+    elif signo >= SIGRTMIN and info.code != SI_USER:
+        return OVERFLOW
+    else:
+        pending.mask |= this  # it arrives, its siginfo does not
     if task is not None:
         task.signals.wait_queue.notify(POLLIN)
     group.signals.wait_queue.notify(POLLIN)
@@ -137,28 +147,29 @@ def _send(group: ThreadGroup, task: Task | None, info: SigInfo, first: Task | No
     return QUEUED
 
 
-def _is_ignored(group: ThreadGroup, task: Task, info: SigInfo) -> bool:
-    state, signo = task.signals, info.signo
-    action = state.actions.get(signo)
-    if group.signals.unkillable and action.handler == SIG_DFL and info.code <= SI_USER:
+def _is_ignored(group: ThreadGroup, task: Task, info: SigInfo, handler: int) -> bool:
+    """Whether a signal without a handler is dropped at once."""
+    state, this = task.signals, bit(info.signo)
+    if group.signals.unkillable and handler == SIG_DFL and info.code <= SI_USER:
         return True  # an init gets from other processes only what it handles
-    if (state.mask | state.real_blocked) & bit(signo):
+    if (state.mask | state.real_blocked) & this:
         return False  # it may be wanted later: by a handler, sigtimedwait or a signalfd
-    return action.handler == SIG_IGN or (action.handler == SIG_DFL and bool(bit(signo) & IGNORED_BY_DEFAULT))
+    return handler == SIG_IGN or bool(this & IGNORED_BY_DEFAULT)
 
 
-def _choose_receiver(group: ThreadGroup, signo: int, first: Task | None) -> Task | None:
+def _choose_receiver(group: ThreadGroup, this: int, first: Task | None) -> Task | None:
     """The thread to wake for a signal of the process: ``first`` or the leader if it can take it, else the others in turn.
 
     Idle ones come before those that have work.
     """
-    blocked = bit(signo)
     preferred = first or group.leader
-    candidates = [task for task in group.tasks.values() if not (task.exited or task.stopped or task.signals.mask & blocked)]
+    if not (preferred.signals.mask & this or preferred.exited or preferred.stopped or preferred.attention):
+        return preferred
+    candidates = [task for task in group.tasks.values() if not (task.exited or task.stopped or task.signals.mask & this)]
     if not candidates:
         return None
     idle = [task for task in candidates if not task.attention]
-    if preferred in idle or not idle:
+    if not idle:
         return preferred if preferred in candidates else candidates[0]
     last = group.signals.next_receiver
     chosen = next((task for task in idle if task.tid > last), idle[0])
@@ -217,21 +228,22 @@ def flush_group(group: ThreadGroup) -> None:
 
 def dequeue_signal(task: Task, mask: int) -> SigInfo | None:
     """Take the first pending signal among ``mask``: the task's own before the process's (delivery, signalfd, rt_sigtimedwait)."""
+    process = task.group.signals
     pending = task.signals.pending
-    signo = pending.next_signal(~mask)
-    if not signo:
-        pending = task.group.signals.pending
-        signo = pending.next_signal(~mask)
-        if not signo:
+    if not pending.mask & mask:
+        pending = process.pending
+        if not pending.mask & mask:
             return None
+    signo = pending.next_signal(~mask)
     info = pending.take(signo)
     if info is None:
         return SigInfo(signo, SI_USER)
-    uncharge(task.kernel, info)
+    if info.charged_uid >= 0:
+        uncharge(task.kernel, info)
     if info.timer is not None:
         info = info.timer.dequeued(info)
-    if pending is task.group.signals.pending and task.group.signals.interval_timers is not None:
-        task.group.signals.interval_timers.dequeued(signo)
+    if process.interval_timers is not None and pending is process.pending:
+        process.interval_timers.dequeued(signo)
     return info
 
 

@@ -57,6 +57,7 @@ def mask_of(*signals: int) -> int:
 UNBLOCKABLE = mask_of(SIGKILL, SIGSTOP)
 STOP_SIGNALS = mask_of(SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU)
 IGNORED_BY_DEFAULT = mask_of(SIGCONT, SIGCHLD, SIGWINCH, SIGURG)
+NOT_FATAL_BY_DEFAULT = IGNORED_BY_DEFAULT | STOP_SIGNALS
 SYNCHRONOUS = mask_of(SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS)
 
 
@@ -99,7 +100,7 @@ class SignalActions:
 
     def is_fatal(self, signo: int) -> bool:
         """Whether the disposition ends the process."""
-        return self.get(signo).handler == SIG_DFL and not bit(signo) & (IGNORED_BY_DEFAULT | STOP_SIGNALS)
+        return self.get(signo).handler == SIG_DFL and not bit(signo) & NOT_FATAL_BY_DEFAULT
 
     def masks(self) -> tuple[int, int]:
         """The signals that are ignored by SIG_IGN, and those that have a handler (/proc/PID/status SigIgn, SigCgt)."""
@@ -154,21 +155,14 @@ class PendingSignals:
 
     def take(self, signo: int) -> SigInfo | None:
         """Remove the oldest entry of ``signo``; None when only the mask had it."""
-        found: SigInfo | None = None
         queue = self.queue
-        more = False
-        for index, info in enumerate(queue):
-            if info.signo == signo:
-                if found is not None:
-                    more = True
-                    break
-                found = info
-                position = index
-        if found is not None:
-            del queue[position]
-        if not more:
-            self.mask &= ~bit(signo)
-        return found
+        if len(queue) == 1 and queue[0].signo == signo:
+            self.mask &= ~(1 << (signo - 1))
+            return queue.pop()
+        positions = [index for index, info in enumerate(queue) if info.signo == signo]
+        if len(positions) < 2:
+            self.mask &= ~(1 << (signo - 1))
+        return queue.pop(positions[0]) if positions else None
 
     def flush(self, mask: int) -> list[SigInfo]:
         """Drop the signals of ``mask``; returns the entries that were queued."""
