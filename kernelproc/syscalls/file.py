@@ -12,11 +12,11 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.send import send_to_task
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, SSIZE_MAX, import_iovec
+from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, TASK_SIZE_MAX, import_iovec
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Offset, Size, UInt, ULong
 from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
-from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EOPNOTSUPP, EPIPE, ESPIPE
+from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFAULT, EFBIG, EINVAL, EOPNOTSUPP, EPIPE, ESPIPE
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
     O_APPEND,
@@ -62,9 +62,9 @@ def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
     file = task.files.files.get(fd)
     if file is None or file.flags & _UNREADABLE:
         return -EBADF
+    if buffer.ptr + count > TASK_SIZE_MAX:
+        return -EFAULT
     if count > MAX_RW_COUNT:
-        if count > SSIZE_MAX:
-            return -EINVAL
         count = MAX_RW_COUNT
     ops = file.ops
     out = UserOutput(task.user, buffer, count)
@@ -93,9 +93,9 @@ def pread64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset: 
         return -ESPIPE
     if file.flags & O_WRONLY:
         return -EBADF
+    if buffer.ptr + count > TASK_SIZE_MAX:
+        return -EFAULT
     if count > MAX_RW_COUNT:
-        if count > SSIZE_MAX:
-            return -EINVAL
         count = MAX_RW_COUNT
     out = UserOutput(task.user, buffer, count)
     result = ops.read(file, offset, out)
@@ -202,9 +202,9 @@ def write(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
     file = task.files.files.get(fd)
     if file is None or not _is_writable(file.flags):
         return -EBADF
+    if buffer.ptr + count > TASK_SIZE_MAX:
+        return -EFAULT
     if count > MAX_RW_COUNT:
-        if count > SSIZE_MAX:
-            return -EINVAL
         count = MAX_RW_COUNT
     return write_from(task, file, file.offset, UserInput(task.user, buffer, count), advance=file.ops.seekable)
 
@@ -221,9 +221,9 @@ def pwrite64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset:
         return -ESPIPE
     if not _is_writable(file.flags):
         return -EBADF
+    if buffer.ptr + count > TASK_SIZE_MAX:
+        return -EFAULT
     if count > MAX_RW_COUNT:
-        if count > SSIZE_MAX:
-            return -EINVAL
         count = MAX_RW_COUNT
     return write_from(task, file, offset, UserInput(task.user, buffer, count), advance=False)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import EINVAL
+from polynix.kernelproc.uapi.errno import EFAULT, EINVAL
 from polynix.kernelproc.uapi.limits import IOV_MAX
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_RW_COUNT: Final = 0x7FFFF000  # INT_MAX rounded down to a page: what one call transfers at most (man 2 read)
 SSIZE_MAX: Final = (1 << 63) - 1
+TASK_SIZE_MAX: Final = (1 << 47) - 4096  # no user address lies above: access_ok, which comes before a file's own answer
 
 
 def import_iovec(task: Task, address: UserAddress, count: int) -> list[tuple[UserAddress, int]]:
@@ -30,6 +31,8 @@ def import_iovec(task: Task, address: UserAddress, count: int) -> list[tuple[Use
         length = words[index + 1]
         if length > SSIZE_MAX:
             raise Errno(EINVAL)
+        if words[index] + length > TASK_SIZE_MAX:
+            raise Errno(EFAULT)
         if length > room:
             length = room
         room -= length
