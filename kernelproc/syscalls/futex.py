@@ -13,7 +13,7 @@ from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Pid, Size, UInt, ULong
 from polynix.kernelproc.task.futex import FutexTable, wake_op
 from polynix.kernelproc.uapi.capability import CAP_SYS_PTRACE
-from polynix.kernelproc.uapi.errno import EAGAIN, EDEADLK, EINVAL, ENOSYS, EPERM, ESRCH
+from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH
 from polynix.kernelproc.uapi.futex import (
     FUTEX_BITSET_MATCH_ANY,
     FUTEX_CLOCK_REALTIME,
@@ -86,10 +86,7 @@ def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeo
         result = table.try_lock_pi(task, task.user, address)
         return 0 if result == 0 else table.lock_pi(task, address, deadline)
     if command == FUTEX_TRYLOCK_PI:
-        try:
-            return table.try_lock_pi(task, task.user, address)
-        except Errno as error:
-            return -EAGAIN if error.errno == EDEADLK else -error.errno
+        return table.try_lock_pi(task, task.user, address)
     if command == FUTEX_UNLOCK_PI:
         return table.unlock_pi(task, task.user, address)
     if command == FUTEX_WAIT_REQUEUE_PI:

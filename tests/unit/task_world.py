@@ -12,6 +12,7 @@ from typing import Any
 
 from event_world import Running, new_kernel
 from polynix.addrspace._usercopy import Fault, MemoryObject, UserAddress, UserMap
+from polynix.addrspace.region import RegionFactory
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.kernel import Kernel
@@ -55,6 +56,8 @@ class TaskWorld:
 
     def __init__(self) -> None:
         self.kernel: Kernel = new_kernel()
+        if self.kernel.memory is None:
+            self.kernel.memory = RegionFactory(force_memfd=True)
         self.mm = self.new_mm()
         self.namespace = Namespace(new_tmpfs(self.kernel, mode=0o755))
         pgid = self.kernel.pids.allocate()
