@@ -52,6 +52,11 @@ class StubPool:
         self.spares.append(self.spawn())
         return True
 
+    def discard(self, mm: MemoryManager) -> None:
+        """A stub died; if it was a spare one, another will be made in its place."""
+        if mm in self.spares:
+            self.spares.remove(mm)
+
     def close(self) -> None:
         """End all spares."""
         self.target = 0

@@ -362,5 +362,6 @@ class SyscallLoop:
         status = stub.reap()
         if not mm.dead:
             log.debug("restricted process %d died with status %s", stub.pid, status)
+            self.kernel.stubs.discard(mm)
             address_space_died(self.kernel, mm)
         stub.close()

@@ -12,10 +12,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from harness import POLYNIX, Outcome, environment, execute
 
 GUESTS = Path(__file__).parent / "guests"
@@ -57,6 +58,7 @@ class Audit:
         self.run_directory.mkdir(mode=0o700)
         self.log = self.directory / "kills"
         self.log.touch()
+        self.all_may_be_dead = False
 
     def environment(self, **extra: str) -> dict[str, str]:
         return environment("/", XDG_RUNTIME_DIR=str(self.run_directory), **extra)
@@ -112,3 +114,15 @@ class Audit:
 
     def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@pytest.fixture(name="audit")
+def audit_fixture() -> Iterator[Audit]:
+    audit = Audit()
+    yield audit
+    left = audit.settle()
+    if left and audit.all_may_be_dead:
+        assert audit.run(["true"]).code == 0  # names then go with the next start
+        left = audit.settle()
+    audit.close()
+    assert left == []
