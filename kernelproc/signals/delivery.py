@@ -47,6 +47,7 @@ def prepare_return(task: Task, result: int | None) -> bool:
     """
     state, group = task.signals, task.group
     task.attention = False  # whatever comes from here on sets it again
+    task.kicked = False  # a kick that is still on its way does no harm; one that went to a lost host thread must not count
     if state.saved_mask is not None and result not in _INTERRUPTED:
         mask, state.saved_mask = state.saved_mask, None
         set_mask(task, mask)

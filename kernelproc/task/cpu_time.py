@@ -46,7 +46,7 @@ def _account(task: Task) -> TaskCpuTime:
     account = task.expando.get(TaskCpuTime)
     if account is None:
         account = task.expando[TaskCpuTime] = TaskCpuTime()
-    return account  # type: ignore[no-any-return]
+    return account
 
 
 def _read(path: str) -> bytes:

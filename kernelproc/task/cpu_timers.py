@@ -44,7 +44,7 @@ class CpuTimers:
         timers = group.expando.get(cls)
         if timers is None:
             timers = group.expando[cls] = cls(group)
-        return timers  # type: ignore[no-any-return]
+        return timers
 
     def add(self, timer: CpuTimer) -> None:
         """Arm ``timer``."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
-from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.errno import ERESTARTNOINTR, Errno
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.signals.signal_state import ProcessSignals
 from polynix.kernelproc.task import cpu_time
@@ -95,6 +95,8 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
     """Make the task that ``arguments`` describe and start it; returns its tid, for vfork after the child has let go."""
     check_flags(task, arguments)
     check_limits(task)
+    if task.interrupt_pending():
+        raise Errno(ERESTARTNOINTR)  # so that a stop or a handler comes before the child
     flags = arguments.flags
     kernel = task.kernel
     parent_slot = task.slot

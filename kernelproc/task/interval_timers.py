@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.signals.send import IGNORED, send_to_group
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
 MICROSECOND = 1000
+IGNORED_INTERVAL_NS = 1_000_000  # a timer whose signal is ignored runs no faster than this
+
+
+def _user_ns(group: ThreadGroup) -> int:
+    return group_cpu_time(group)[0]
 
 
 class IntervalTimers:
@@ -83,17 +89,17 @@ class IntervalTimers:
     def _real_expired(self) -> None:
         self._real = None
         if send_to_group(self.group, SigInfo(SIGALRM)) == IGNORED:
-            self._forward_real()
+            self._forward_real(IGNORED_INTERVAL_NS)
 
     def dequeued(self, signo: int) -> None:
         """A signal of the process was taken: go on if it was this timer's."""
         if signo == SIGALRM and self._real is None:
             self._forward_real()
 
-    def _forward_real(self) -> None:
+    def _forward_real(self, pause_ns: int = 0) -> None:
         interval = self._real_interval_ns
         if interval and not self.group.exited:
-            missed = (self.group.kernel.clock.monotonic_ns() - self._real_deadline_ns) // interval
+            missed = (self.group.kernel.clock.monotonic_ns() + pause_ns - self._real_deadline_ns) // interval
             self._arm_real(self._real_deadline_ns + (max(missed, 0) + 1) * interval)
 
     # -- CPU time -------------------------------------------------------------------------------------------------------------
@@ -104,9 +110,8 @@ class IntervalTimers:
             CpuTimers.of(self.group).remove(timer)
         self._cpu_interval_ns[which] = interval_ns if value_ns else 0
         if value_ns:
-            group = self.group
-            read = (lambda: group_cpu_time(group)[0]) if which == ITIMER_VIRTUAL else (lambda: group_cpu_ns(group))
-            self._arm_cpu(which, CpuTimer(read, read() + value_ns, lambda: self._cpu_expired(which)))
+            read = partial(_user_ns if which == ITIMER_VIRTUAL else group_cpu_ns, self.group)
+            self._arm_cpu(which, CpuTimer(read, read() + value_ns, partial(self._cpu_expired, which)))
 
     def _arm_cpu(self, which: int, timer: CpuTimer) -> None:
         self._cpu[which] = timer

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
 MAX_OVERRUN = 0x7FFFFFFF
+IGNORED_INTERVAL_NS = 1_000_000  # a timer whose signal is ignored runs no faster than this
 
 
 class PosixTimer:
@@ -175,8 +176,9 @@ class PosixTimer:
         if self.owes_rearm and not self.group.exited:
             self.owes_rearm = False
             now = self._now()
-            if self.deadline_ns <= now:
-                self.overrun += self._forward(now)
+            soonest = now + IGNORED_INTERVAL_NS
+            if self.deadline_ns <= soonest:
+                self.overrun += self._forward(soonest)
             self._arm()
 
 
