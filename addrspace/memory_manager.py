@@ -27,6 +27,7 @@ MMAP_MIN_ADDRESS = 0x10000
 PIE_BASE = 0x5555_5555_4000
 STACK_GUARD = 256 * PAGE_SIZE
 MAX_MAP_COUNT = 65530
+ZEROS = memoryview(bytes(1 << 20))
 
 
 def page_down(address: int) -> int:
@@ -113,6 +114,37 @@ class MemoryManager:
             position = vma.end
         return position >= end
 
+    def find_free_low(self, length: int, low: int, high: int) -> int:
+        """A free place within [low, high), the lowest (MAP_32BIT). Errors: ENOMEM."""
+        position = low
+        for vma in self.overlapping(low, high):
+            if vma.start - position >= length:
+                break
+            position = vma.end
+        if position + length > high:
+            raise OSError(errno.ENOMEM, "no free address range")
+        return position
+
+    def populate(self, start: int, end: int) -> None:
+        """Give [start, end) its pages now (MAP_POPULATE, mlock, MADV_POPULATE_*). Errors: ENOMEM when memory is out."""
+        for vma in self.overlapping(start, end):
+            if vma.prot and vma.kind is not VmaKind.FILE:
+                low, high = max(start, vma.start), min(end, vma.end)
+                offset = vma.offset + low - vma.start
+                length = high - low if vma.private else min(high - low, vma.object.size() - offset)
+                self._fill_holes(vma.object, offset, offset + length)
+
+    @staticmethod
+    def _fill_holes(obj: MemoryObject, start: int, end: int) -> None:
+        position = start
+        for low, high in [*obj.data_ranges(start, max(end - start, 0)), (end, end)]:
+            while position < low:
+                count = min(low - position, len(ZEROS))
+                if obj.write(position, ZEROS[:count]) < count:
+                    raise OSError(errno.ENOMEM, "out of memory")
+                position += count
+            position = high
+
     def find_free(self, length: int, hint: int = 0, align: int = PAGE_SIZE) -> int:
         """A free place for ``length`` bytes: at ``hint`` if that is free, else the highest gap below mmap_base. Errors: ENOMEM."""
         if hint:
@@ -173,11 +205,19 @@ class MemoryManager:
         """A private map of a file: straight from the file while nobody may write to it, a copy in the region otherwise."""
         end = start + length
         self._clear(start, end)
-        if prot & PROT_WRITE:
-            vma = Vma(start, end, prot, VmaKind.COPIED, self.region, start, file=file, file_offset=file_offset)
-            self._fill_from(obj, offset, start, end)
-        else:
-            vma = Vma(start, end, prot, VmaKind.FILE, obj, offset, file=file, file_offset=file_offset)
+        if not prot & PROT_WRITE:
+            return self.insert(Vma(start, end, prot, VmaKind.FILE, obj, offset, file=file, file_offset=file_offset))
+        copied_end = min(end, start + max(page_up(obj.size() - offset), 0)) if offset < obj.size() else start
+        if copied_end < end:
+            # Pages wholly beyond the end of the file give SIGBUS: the host's own map of the file does that.
+            beyond = copied_end - start
+            tail = Vma(copied_end, end, prot, VmaKind.FILE, obj, offset + beyond, file=file, file_offset=file_offset + beyond)
+            if copied_end == start:
+                return self.insert(tail)
+            self.insert(tail)
+        vma = Vma(start, copied_end, prot, VmaKind.COPIED, self.region, start, file=file, file_offset=file_offset)
+        vma.source, vma.source_base = obj, offset - file_offset
+        self._fill_from(obj, offset, start, copied_end)
         return self.insert(vma)
 
     def unmap(self, start: int, end: int) -> None:
@@ -197,7 +237,9 @@ class MemoryManager:
         self.vmas.insert(index, vma)
         self._starts.insert(index, vma.start)
         self._account(vma, vma.length)
-        self.user.map(vma.start, vma.end, vma.prot, vma.object, vma.offset)
+        # A writable private map of a file (only beyond its end) holds nothing that the kernel could copy.
+        unbacked = vma.kind is VmaKind.FILE and vma.prot & PROT_WRITE
+        self.user.map(vma.start, vma.end, vma.prot, None if unbacked else vma.object, vma.offset)
         if map_host:
             self._map_host(vma)
         return self._merge_around(index)
@@ -308,6 +350,7 @@ class MemoryManager:
         vma.prot = prot
         if prot & PROT_WRITE and vma.kind is VmaKind.FILE:
             self._fill_from(vma.object, vma.offset, vma.start, vma.end)
+            vma.source, vma.source_base = vma.object, vma.offset - vma.file_offset
             vma.kind = VmaKind.COPIED
             vma.object = self.region
             vma.offset = vma.start
@@ -357,11 +400,9 @@ class MemoryManager:
                 self.refill(vma, low, high)
 
     def refill(self, vma: Vma, low: int, high: int) -> None:
-        """Copy file pages of a COPIED mapping into the region again; set by the kernel, which knows files."""
-        get = getattr(vma.file, "map_source", None)
-        if get is not None:
-            obj, offset = get(vma.file_offset + low - vma.start)
-            self._fill_from(obj, offset, low, high)
+        """Copy file pages of a COPIED mapping into the region (again)."""
+        if vma.source is not None:
+            self._fill_from(vma.source, vma.source_base + vma.file_offset + low - vma.start, low, high)
 
     def populate_fault(self, address: int, write: bool) -> bool:
         """Usercopy met a mapped but unbacked page; True to try again."""
@@ -396,6 +437,17 @@ class MemoryManager:
             index = bisect_right(self._starts, vma.start) - 1
             if index < len(self.vmas) and self.vmas[index] is vma:
                 self._merge_around(index)
+
+    def make_copied(self, vma: Vma) -> Vma:
+        """Turn a private map that lies on its file into one with pages of its own (somebody is about to write there)."""
+        prot = vma.prot
+        self._protect_one(vma, prot | PROT_WRITE if prot & PROT_WRITE == 0 else prot)
+        changed = self.find(vma.start)
+        assert changed is not None
+        self._protect_one(changed, prot)
+        found = self.find(vma.start)
+        assert found is not None
+        return found
 
     # -- fork -------------------------------------------------------------------------------------------------------------------------------
 

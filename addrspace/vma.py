@@ -29,8 +29,8 @@ class Vma:
     """[start, end) with one protection and one backing. ``offset`` is the object's offset at ``start``, ``file_offset`` the file's."""
 
     __slots__ = (
-        "dont_fork", "end", "file", "file_offset", "file_size", "grows_down", "kind", "locked", "max_prot", "name", "noreserve", "object", "offset", "prot", "start",
-        "wipe_on_fork",
+        "dont_fork", "end", "file", "file_offset", "file_size", "grows_down", "kind", "locked", "max_prot", "name", "noreserve", "object", "offset", "prot", "source",
+        "source_base", "start", "wipe_on_fork",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +64,8 @@ class Vma:
         self.dont_fork = False
         self.wipe_on_fork = False
         self.locked = False
+        self.source: MemoryObject | None = None  # COPIED: where the pages came from, to come from there again
+        self.source_base = 0  # the source's offset of file offset 0
         if file is not None:
             file.retain()
 
@@ -83,7 +85,8 @@ class Vma:
         """Cut at ``address``; self keeps the lower part, the upper one is returned."""
         delta = address - self.start
         upper = self.copy(address, self.end, self.object, self.offset + delta)
-        upper.file_offset = self.file_offset + delta
+        if self.file is not None:
+            upper.file_offset = self.file_offset + delta
         self.end = address
         return upper
 
@@ -96,6 +99,8 @@ class Vma:
         other.dont_fork = self.dont_fork
         other.wipe_on_fork = self.wipe_on_fork
         other.locked = self.locked
+        other.source = self.source
+        other.source_base = self.source_base
         return other
 
     def release(self) -> None:

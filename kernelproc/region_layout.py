@@ -45,6 +45,10 @@ class TaskWord(IntEnum):
     FAULTS = 6
     START_NS = 7  # CLOCK_BOOTTIME
     COMM = 8  # two words: 16 bytes, NUL-padded
+    RCHAR = 10  # bytes read and written by system calls, and how many such calls (/proc/PID/io)
+    WCHAR = 11
+    SYSCR = 12
+    SYSCW = 13
     WORDS = 16
 
 

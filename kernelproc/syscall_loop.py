@@ -38,6 +38,19 @@ from polynix.kernelproc.uapi.errno import EFAULT, EIO, ENOSYS
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
 from polynix.kernelproc.wait_queue import WaitQueue
 
+from polynix.kernelproc.uapi.unistd import (
+    NR_pread64,
+    NR_preadv,
+    NR_preadv2,
+    NR_pwrite64,
+    NR_pwritev,
+    NR_pwritev2,
+    NR_read,
+    NR_readv,
+    NR_write,
+    NR_writev,
+)
+
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
@@ -52,6 +65,19 @@ TRAP_PAGE_FAULT = 14
 FAULT_WRITE, FAULT_EXEC = 2, 16
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 ENDLESS_FAULTS = 64  # the same fault this often in a row is no longer taken for a race
+
+
+IO_WORDS = {
+    **dict.fromkeys((NR_read, NR_pread64, NR_readv, NR_preadv, NR_preadv2), (int(TaskWord.RCHAR), int(TaskWord.SYSCR))),
+    **dict.fromkeys((NR_write, NR_pwrite64, NR_writev, NR_pwritev, NR_pwritev2), (int(TaskWord.WCHAR), int(TaskWord.SYSCW))),
+}
+
+
+def count_io(task: Task, number: int, count: int) -> None:
+    """Account a transfer for /proc/PID/io."""
+    amount, calls = IO_WORDS[number]
+    task.counters[amount] += count
+    task.counters[calls] += 1
 
 
 class SyscallLoop:
@@ -128,6 +154,8 @@ class SyscallLoop:
         except Exception as error:
             result = self._internal_error(task, call, error)
         if type(result) is int:
+            if number in IO_WORDS and result > 0:
+                count_io(task, number, result)
             if task.attention or task.mm.calls:
                 self.return_to_user(task, result)
             else:
@@ -208,6 +236,8 @@ class SyscallLoop:
                     value = None
                 else:
                     value = self._internal_error(task, task.current_syscall, error)
+            elif type(value) is int and value > 0 and task.current_syscall[0] in IO_WORDS:
+                count_io(task, task.current_syscall[0], value)
             if value is not NO_RETURN:
                 self.return_to_user(task, value)
             self.current = stubs.current = previous

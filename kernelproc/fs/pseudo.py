@@ -134,6 +134,12 @@ class Directory(FsNodeOps):
 
     cache = True
 
+    def mkdir(self, node: FsNode, name: bytes, mode: int, uid: int, gid: int) -> FsNode:
+        raise Errno(ENOENT)  # nobody makes names here; proc's answer
+
+    def mknod(self, node: FsNode, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> FsNode:
+        raise Errno(ENOENT)
+
     def __init__(self, children: dict[bytes, Callable[[FileSystem], FsNode]] | None = None) -> None:
         self.children: dict[bytes, Callable[[FileSystem], FsNode]] = children or {}
         self._nodes: dict[bytes, FsNode] = {}

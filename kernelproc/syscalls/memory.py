@@ -34,6 +34,7 @@ from polynix.kernelproc.uapi.mman import (
     MADV_UNMERGEABLE,
     MADV_WILLNEED,
     MADV_WIPEONFORK,
+    MAP_32BIT,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -41,6 +42,7 @@ from polynix.kernelproc.uapi.mman import (
     MAP_HUGETLB,
     MAP_LOCKED,
     MAP_NORESERVE,
+    MAP_POPULATE,
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 CAP_IPC_LOCK, CAP_SYS_PTRACE = 14, 19
 PROT_MASK = PROT_READ | PROT_WRITE | PROT_EXEC
 PROT_SEM = 8
+LOW_START, LOW_END = 0x40000000, 0x80000000  # where MAP_32BIT maps go
 MAP_TYPE = 0x0F
 KNOWN_MAP_FLAGS = 0x0F | 0x7FFFF0 | MAP_FIXED_NOREPLACE
 IOV_MAX = 1024
@@ -136,6 +139,8 @@ def mmap(task: Task, address: ULong, length: Size, prot: ULong, flags: ULong, fd
         if flags & MAP_FIXED_NOREPLACE and not mm.is_free(address, address + length):
             raise Errno(EEXIST)
         start = address
+    elif flags & MAP_32BIT:
+        start = mm.find_free_low(length, LOW_START, LOW_END)
     else:
         start = mm.find_free(length, address)
     private_data = not shared and bool(prot & PROT_WRITE)
@@ -145,20 +150,21 @@ def mmap(task: Task, address: ULong, length: Size, prot: ULong, flags: ULong, fd
         check_memlock(task, length, EAGAIN)
     if file is None:
         if shared:
-            vma = mm.map_shared(start, length, prot, task.kernel.memory.new_object(length), 0, name=b"/dev/zero (deleted)")
+            mm.map_shared(start, length, prot, task.kernel.memory.new_object(length), 0, name=b"/dev/zero (deleted)")
         else:
-            vma = mm.map_anonymous(start, length, prot, grows_down=bool(flags & MAP_GROWSDOWN), noreserve=bool(flags & MAP_NORESERVE))
+            mm.map_anonymous(start, length, prot, grows_down=bool(flags & MAP_GROWSDOWN), noreserve=bool(flags & MAP_NORESERVE))
     else:
         obj, base = file.ops.get_memory(file, task, length, offset, prot, shared)
         if shared:
             max_prot = PROT_MASK if file.writable else PROT_READ | PROT_EXEC
-            vma = mm.map_shared(start, length, prot, obj, base + offset, file=file, file_offset=offset, max_prot=max_prot)
+            mm.map_shared(start, length, prot, obj, base + offset, file=file, file_offset=offset, max_prot=max_prot)
         else:
-            vma = mm.map_private_file(start, length, prot, obj, base + offset, file=file, file_offset=offset)
+            mm.map_private_file(start, length, prot, obj, base + offset, file=file, file_offset=offset)
         file.ops.mapped(file, length, offset)
     if locked:
-        vma.locked = True
-        mm.locked_vm += length
+        mm.change_attributes(start, start + length, lambda each: setattr(each, "locked", True))
+    if locked or flags & MAP_POPULATE:
+        mm.populate(start, start + length)
     return start
 
 
@@ -296,7 +302,8 @@ def madvise(task: Task, address: ULong, length: Size, advice: Int) -> int:
         if not mm.is_covered(address, end):
             raise Errno(ENOMEM)
         if any(not vma.prot & needed for vma in vmas):
-            raise Errno(EFAULT)
+            raise Errno(EINVAL)
+        mm.populate(address, end)
     if not mm.is_covered(address, end):
         raise Errno(ENOMEM)
     return 0
@@ -356,6 +363,7 @@ def _lock(task: Task, address: int, length: int) -> int:
         return 0
     covered = task.mm.is_covered(start, end)
     _set_locked(task.mm, start, end, True)
+    task.mm.populate(start, end)
     if not covered:
         raise Errno(ENOMEM)
     return 0

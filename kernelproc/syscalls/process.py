@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.syscalls.limits import pack_usage
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import NO_RETURN, FdNumber, Flags, Int, Pid, Size, ULong, UserAddress, _NoReturn
 from polynix.kernelproc.task import exec as task_exec
@@ -168,16 +169,6 @@ def exit_group(task: Task, status: Int) -> _NoReturn:
 # -- awaiting ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def pack_child_rusage(event: ChildEvent) -> bytes:
-    """struct rusage of a reaped child."""
-    return structs.rusage.pack(
-        ru_utime_tv_sec=event.user_ns // 10**9,
-        ru_utime_tv_usec=event.user_ns // 1000 % 10**6,
-        ru_stime_tv_sec=event.system_ns // 10**9,
-        ru_stime_tv_usec=event.system_ns // 1000 % 10**6,
-    )
-
-
 @syscall()
 async def wait4(task: Task, pid: Pid, status: UserAddress, options: Flags, usage: UserAddress) -> int:
     """man 2 wait4"""
@@ -197,7 +188,7 @@ async def wait4(task: Task, pid: Pid, status: UserAddress, options: Flags, usage
     if status:
         task.user.store_u32(status, event.status)
     if usage:
-        task.copy_out(usage, pack_child_rusage(event))
+        task.copy_out(usage, pack_usage(event.user_ns, event.system_ns, event.max_rss))
     return event.pid
 
 
@@ -242,7 +233,7 @@ async def waitid(task: Task, which: Int, identity: Pid, info: UserAddress, optio
             struct.pack_into("<iii4xiIi", packed, 0, 17, 0, event.code, event.pid, event.uid, event.value)
         task.copy_out(info, packed)
     if usage and event is not None:
-        task.copy_out(usage, pack_child_rusage(event))
+        task.copy_out(usage, pack_usage(event.user_ns, event.system_ns, event.max_rss))
     return 0
 
 

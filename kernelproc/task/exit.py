@@ -90,14 +90,14 @@ def exit_task(task: Task, wait_status: int) -> None:
     if task.tid != group.pid:
         kernel.pids.tasks.pop(task.tid, None)
     if not group.tasks:
-        _end_group(group)
+        _end_group(group, wait_status)
 
 
-def _end_group(group: ThreadGroup) -> None:
-    """The last task is gone: become a zombie, give the children away, tell the parent."""
+def _end_group(group: ThreadGroup, wait_status: int) -> None:
+    """The last task is gone, its status is the process's: become a zombie, give the children away, tell the parent."""
     kernel = group.kernel
     if group.exit_code is None:
-        group.exit_code = group.leader.exit_code
+        group.exit_code = wait_status
     group.exited = True
     group.stopped_by = 0
     group.wait_notice = None
@@ -178,6 +178,8 @@ def leave_address_space(task: Task) -> None:
     mm = task.mm
     slot = task.slot
     mm.users -= 1
+    if not mm.users:
+        task.group.max_rss = max(task.group.max_rss, mm.resident_bytes())
     if task.borrowed_from is not None:
         # The host thread goes back to the vfork parent: see release_vfork_parent.
         task.lent_slot = slot

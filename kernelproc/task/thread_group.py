@@ -43,6 +43,7 @@ class ThreadGroup:
         self.usage_system_ns = 0
         self.children_usage_user_ns = 0
         self.children_usage_system_ns = 0
+        self.max_rss = 0  # bytes; the greatest that was seen, of ended address spaces too
         self.oom_score_adj = 0
         self.personality = 0
         self.expando: dict[type, Any] = {}

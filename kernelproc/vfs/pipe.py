@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
-from polynix.kernelproc.uapi.errno import EAGAIN, EBUSY, EINVAL, ENXIO, EPERM, EPIPE
+from polynix.kernelproc.uapi.errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENXIO, EPERM, EPIPE
 from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, O_ACCMODE, O_DIRECT, O_NONBLOCK, O_RDONLY, O_WRONLY
 from polynix.kernelproc.uapi.ioctls import FIONREAD
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
@@ -148,7 +148,13 @@ class Pipe:
                 taken += self._write_packets(data, free)
             else:
                 try:
-                    piece = data.read(free << 12)
+                    wanted = min(data.remaining, free << 12)
+                    piece = data.read(wanted)
+                    if len(piece) < wanted:
+                        # Linux fills page by page, and leaves out the page that it could not fill.
+                        piece = piece[: len(piece) & ~PAGE_MASK]
+                        if not piece:
+                            raise Errno(EFAULT)
                 except Errno:
                     if not taken:
                         raise

@@ -11,6 +11,8 @@ from polynix.kernelproc.fs.nsfs import namespace_place
 from polynix.kernelproc.fs.proc import memory_maps
 from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status_text
 from polynix.kernelproc.fs.pseudo import Directory, Link, Store, TextFile
+from polynix.kernelproc.fs.proc.memory_file import MemoryFile
+from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.uapi.dirent import DT_DIR, DT_LNK, DT_REG
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
 from polynix.kernelproc.uapi.fcntl import O_CLOEXEC
@@ -64,6 +66,13 @@ _LIMIT_ROWS = (
     ("Max address space", 9, "bytes"), ("Max file locks", 10, "locks"), ("Max pending signals", 11, "signals"), ("Max msgqueue size", 12, "bytes"),
     ("Max nice priority", 13, ""), ("Max realtime priority", 14, ""), ("Max realtime timeout", 15, "us"),
 )  # fmt: skip
+
+
+def io_counters(task: Task) -> bytes:
+    """/proc/PID/io, of the process's living threads."""
+    names = ((b"rchar", TaskWord.RCHAR), (b"wchar", TaskWord.WCHAR), (b"syscr", TaskWord.SYSCR), (b"syscw", TaskWord.SYSCW))
+    lines = [b"%s: %d\n" % (name, sum(int(each.counters[word]) for each in task.group.tasks.values())) for name, word in names]
+    return b"".join(lines) + b"read_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n"
 
 
 def limits(task: Task) -> bytes:
@@ -154,7 +163,7 @@ class TaskDirectory(Directory):
     def _link(self, target: Callable[[Task], NamespaceNode | None]) -> Entry:
         def place(reader: Task) -> NamespaceNode:
             require_inspect(reader, self.task)
-            found = target(self.task)
+            found = None if self.task.exited else target(self.task)
             if found is None:
                 raise Errno(ENOENT)
             return found
@@ -173,7 +182,8 @@ class TaskDirectory(Directory):
             b"exe": link(lambda task: task.mm.exe),
             b"fd": (stat.S_IFDIR | 0o500, lambda: FdDirectory(self.task, links=True)),
             b"fdinfo": (stat.S_IFDIR | 0o555, lambda: FdDirectory(self.task, links=False)),
-            b"io": text(lambda _task: b"".join(b"%s: 0\n" % name for name in (b"rchar", b"wchar", b"syscr", b"syscw", b"read_bytes", b"write_bytes", b"cancelled_write_bytes")), private=True),
+            b"io": text(io_counters, private=True),
+            b"mem": (stat.S_IFREG | 0o600, lambda: MemoryFile(self.task)),
             b"limits": text(limits),
             b"loginuid": text(lambda _task: b"4294967295"),
             b"maps": text(memory_maps.maps, private=True),
