@@ -17,6 +17,7 @@ from polynix.kernelproc.uapi.magic import TMPFS_MAGIC
 from polynix.kernelproc.vfs.directory import FIRST_COOKIE, DirectoryItem, DirectoryOps, kind_of
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
+from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
 from polynix.kernelproc.vfs.ops import FileOps, FileSystemOps
 
 if TYPE_CHECKING:
@@ -295,9 +296,11 @@ class _Shmem:
         self.fs: FileSystem | None = None
 
 
-def new_memfd_node(kernel: Kernel, seals: int) -> FsNode:
-    """The node of a memfd: a regular file without a name. ``seals`` are the F_SEAL_* it starts with (F_SEAL_SEAL unless MFD_ALLOW_SEALING)."""
+def new_memfd_node(kernel: Kernel, name: bytes, seals: int) -> NamespaceNode:
+    """A regular file without a name in any directory; ``seals`` are the F_SEAL_* it starts with (F_SEAL_SEAL unless MFD_ALLOW_SEALING)."""
     holder = kernel.expando.get(_Shmem)
     if holder.fs is None:
         holder.fs = new_tmpfs(kernel)
-    return new_node(holder.fs, stat.S_IFREG | 0o777, TmpfsFile(seals), 0, 0, nlink=0)
+    place = anonymous_name(new_node(holder.fs, stat.S_IFREG | 0o777, TmpfsFile(seals), 0, 0, nlink=0), b"/memfd:" + name)
+    place.entry.deleted = True
+    return place

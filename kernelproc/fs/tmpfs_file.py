@@ -10,6 +10,8 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.host_call import fallocate
 from polynix.kernelproc.uapi.errno import EBUSY, EEXIST, EFBIG, EINVAL, EMFILE, ENFILE, ENODATA, ENOSPC, ENXIO, EOPNOTSUPP, EPERM
 from polynix.kernelproc.uapi.fcntl import (
+    F_ADD_SEALS,
+    F_GET_SEALS,
     F_SEAL_FUTURE_WRITE,
     F_SEAL_GROW,
     F_SEAL_SEAL,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.fs_node import FsNode
 
 PAGE: Final = 4096
+ALL_SEALS: Final = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
 INLINE_MAX: Final = 16384  # content up to here lives in the kernel process
 MAX_FILE_SIZE: Final = (1 << 63) - 1
 
@@ -178,11 +181,13 @@ class TmpfsFile(TmpfsNode):
         node.mtime_ns = node.ctime_ns = node.fs.now_ns()
         self.account(node)
 
-    def add_seals(self, node: FsNode, seals: int, *, mapped_writable: bool = False) -> None:
-        """F_ADD_SEALS. Errors: EPERM when sealing is sealed, EBUSY for F_SEAL_WRITE while a writable shared map exists."""
+    def add_seals(self, kernel: Kernel, seals: int) -> None:
+        """F_ADD_SEALS. Errors: EINVAL, EPERM when sealing is sealed, EBUSY for F_SEAL_WRITE while a shared map may write."""
+        if seals & ~ALL_SEALS:
+            raise Errno(EINVAL)
         if self.seals & F_SEAL_SEAL:
             raise Errno(EPERM)
-        if seals & F_SEAL_WRITE and not self.seals & F_SEAL_WRITE and mapped_writable:
+        if seals & F_SEAL_WRITE and not self.seals & F_SEAL_WRITE and self.memory is not None and _is_mapped_writable(kernel, self.memory):
             raise Errno(EBUSY)
         self.seals |= seals
 
@@ -268,6 +273,25 @@ class TmpfsFileOps(FileOps):
 
     def fsync(self, file: FileObject, data_only: bool) -> int:
         return 0
+
+    def fcntl(self, file: FileObject, task: Task, command: int, argument: int) -> Result:
+        if command == F_GET_SEALS:
+            return self.content.seals
+        if command == F_ADD_SEALS:
+            if not file.writable:
+                raise Errno(EPERM)
+            self.content.add_seals(task.kernel, argument & 0xFFFFFFFF)
+            return 0
+        return super().fcntl(file, task, command, argument)
+
+
+def _is_mapped_writable(kernel: Kernel, memory: MemoryObject) -> bool:
+    """Whether any process has a shared map of ``memory`` that it may write, or make writable."""
+    for mm in {group.leader.mm for group in kernel.pids.thread_groups.values() if not group.exited}:
+        for vma in mm.vmas:
+            if vma.object is memory and not vma.private and vma.max_prot & PROT_WRITE:
+                return True
+    return False
 
 
 def new_memory_object(kernel: Kernel, size: int) -> MemoryObject:

@@ -11,6 +11,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     job,
     limits,
     lock,
+    memfd,
     memory,
     mount,
     name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_CHOWN, CAP_FSETID
-from polynix.kernelproc.uapi.errno import EACCES, EINVAL, EISDIR, EPERM, ETXTBSY
+from polynix.kernelproc.uapi.errno import EACCES, EINVAL, EISDIR, EPERM
 from polynix.kernelproc.vfs.permissions import MAY_WRITE, is_owner_or_capable, may_access, mode_without_privileges
 
 if TYPE_CHECKING:
@@ -75,13 +75,11 @@ def change_times(task: Task, node: FsNode, atime_ns: int | None, mtime_ns: int |
 
 
 def truncate_node(task: Task, node: FsNode, length: int) -> None:
-    """Set a regular file's size. Write permission and RLIMIT_FSIZE were checked by the caller. Errors: EISDIR, EINVAL, ETXTBSY."""
+    """Set a regular file's size. Write permission and RLIMIT_FSIZE were checked by the caller. Errors: EISDIR, EINVAL."""
     if node.is_directory:
         raise Errno(EISDIR)
     if not node.is_regular or length < 0:
         raise Errno(EINVAL)
-    if node.writers < 0:
-        raise Errno(ETXTBSY)
     node.ops.truncate(node, length)
     remove_privileges(task, node)
 

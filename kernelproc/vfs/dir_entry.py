@@ -2,8 +2,10 @@
 
 A ``DirEntry`` is one hard link. Each file system has one tree of them, shared by all its mounts. ``children`` also remembers names that don't exist, as the one
 object ``NEGATIVE``, so that a hit costs a dictionary look-up and a miss that was seen before costs no more. The cache is bounded: beyond ``CACHE_MAX`` entries
-the oldest that nobody holds (no child, no open file, no working directory, no mount: CPython's reference counts know) are dropped. Directories whose names come and go without the
-kernel's doing (``FsNodeOps.volatile``: /proc, writable host directories) ask the file system every time; the cached entry only keeps its identity.
+the oldest that nobody holds (no child, no open file, no working directory, no mount: CPython's reference counts know) are dropped.
+
+Directories whose names come and go without the kernel's doing (``FsNodeOps.volatile``: /proc, writable host directories) ask the file system every time; the
+cached entry only keeps its identity.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from polynix.kernelproc.fs.tmpfs import make_tmpfs, new_memfd_node, new_tmpfs
 from polynix.kernelproc.fs.tmpfs_file import INLINE_MAX
 from polynix.kernelproc.uapi import errno as e
 from polynix.kernelproc.uapi.fcntl import (
+    F_ADD_SEALS,
+    F_GET_SEALS,
     F_SEAL_GROW,
     F_SEAL_SEAL,
     F_SEAL_SHRINK,
@@ -220,28 +222,33 @@ def test_times(world: World) -> None:
 
 
 def test_seals(world: World) -> None:
+    place = new_memfd_node(world.kernel, b"x", 0)
+    node = place.node
+    assert place.path() == b"/memfd:x (deleted)"
+    file = FileObject(node.ops.create_file_ops(node, world.task, O_RDWR), node, O_RDWR, place).retain()
 
-    node = new_memfd_node(world.kernel, 0)
-    ops = node.ops
-    file = FileObject(ops.create_file_ops(node, world.task, O_RDWR), node, O_RDWR).retain()
+    def seal(seals: int) -> None:
+        assert file.ops.fcntl(file, world.task, F_ADD_SEALS, seals) == 0
+
     write(file, 0, b"12345678")
-    ops.add_seals(node, F_SEAL_GROW)  # type: ignore[attr-defined]
+    seal(F_SEAL_GROW)
     with fails(e.EPERM):
         write(file, 4, b"56789")
     assert write(file, 4, b"5678") == 4
-    ops.add_seals(node, F_SEAL_SHRINK)  # type: ignore[attr-defined]
+    seal(F_SEAL_SHRINK)
     with fails(e.EPERM):
-        ops.truncate(node, 3)
-    with fails(e.EBUSY):
-        ops.add_seals(node, F_SEAL_WRITE, mapped_writable=True)  # type: ignore[attr-defined]
-    ops.add_seals(node, F_SEAL_WRITE | F_SEAL_SEAL)  # type: ignore[attr-defined]
+        node.ops.truncate(node, 3)
+    with fails(e.EINVAL):
+        seal(0x4000)
+    seal(F_SEAL_WRITE | F_SEAL_SEAL)
     with fails(e.EPERM):
         write(file, 0, b"x")
     with fails(e.EPERM):
         file.ops.get_memory(file, world.task, 4096, 0, PROT_READ | PROT_WRITE, True)
     file.ops.get_memory(file, world.task, 4096, 0, PROT_READ | PROT_WRITE, False)
     with fails(e.EPERM):
-        ops.add_seals(node, F_SEAL_GROW)  # type: ignore[attr-defined]
+        seal(F_SEAL_GROW)
+    assert file.ops.fcntl(file, world.task, F_GET_SEALS, 0) == F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_WRITE | F_SEAL_SEAL
 
 
 # listings -------------------------------------------------------------------------------------------------------------------
