@@ -1,0 +1,102 @@
+"""Dependencies point one way (docs/architecture.md, "Folders"): who may import whom, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("polynix", "addrspace", "ipc", "kernelproc", "runner", "tools")
+MAY_IMPORT = {
+    "addrspace": {"addrspace"},
+    "ipc": {"ipc"},
+    "kernelproc": {"kernelproc", "addrspace", "ipc"},
+    "runner": {"runner", "ipc", "polynix", "kernelproc"},
+    "tools": {"tools", "polynix", "runner", "ipc", "kernelproc"},
+    "polynix": {"polynix", "runner"},
+}
+# Of the kernel, those above it know what it is started with and what it shows, and nothing of how it works.
+FROM_KERNELPROC = {
+    "runner": {"main", "options", "region_layout", "shared_region"},
+    "tools": {"region_layout", "shared_region", "uapi"},
+}
+# kernelproc's floors, bottom to top; a file imports only from its own floor and those below. TYPE_CHECKING and deferred imports are free.
+FLOORS = (
+    {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options"},
+    {"engine", "wait_queue", "kthreads"},
+    {"registry", "kernel", "shared_region", "notes", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
+    {"fs", "devices", "net", "syscalls", "modules"},
+    {"syscall_loop", "mounts", "controller", "strace", "init"},
+    {"main"},
+)
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, *, top_level_only: bool) -> set[str]:
+    """Names of polynix modules that ``path`` imports when it is run (at import, or anywhere)."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else [node for node in ast.walk(tree) if not _for_type_checking(tree, node)]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "polynix" and node.level == 0:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "polynix"}
+    return found
+
+
+def _for_type_checking(tree: ast.Module, node: ast.AST) -> bool:
+    return any(
+        isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING" and node in ast.walk(block)
+        for block in tree.body
+    )
+
+
+def package_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else "polynix"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages(package: str) -> None:
+    wrong = []
+    for path in modules(package):
+        for name in imports(path, top_level_only=False):
+            target = package_of(name)
+            if target not in MAY_IMPORT[package]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+            elif target == "kernelproc" and package in FROM_KERNELPROC:
+                part = name.split(".")[2] if name.count(".") >= 2 else None
+                if part is not None and part not in FROM_KERNELPROC[package]:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def floor_of(part: str) -> int:
+    return next(index for index, parts in enumerate(FLOORS) if part in parts)
+
+
+def test_every_part_has_a_floor() -> None:
+    parts = {path.relative_to(ROOT / "kernelproc").parts[0].removesuffix(".py") for path in modules("kernelproc")} - {"__init__"}
+    assert parts - set().union(*FLOORS) == set()
+
+
+def test_floors_of_the_kernel() -> None:
+    wrong = []
+    for path in modules("kernelproc"):
+        part = path.relative_to(ROOT / "kernelproc").parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for name in imports(path, top_level_only=True):
+            pieces = name.split(".")
+            if len(pieces) < 3 or pieces[1] != "kernelproc":
+                continue
+            if floor_of(pieces[2]) > floor_of(part):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
