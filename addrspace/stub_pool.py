@@ -1,7 +1,7 @@
 """Address spaces ready for use: stubs made ahead of need, because making one costs 20 times what taking one does.
 
-Stubs are made on the main thread only (PDEATHSIG fires when the creating thread ends). A taken stub may not have reported READY yet; the system call loop resumes it when
-it does.
+The monitor's spawner thread makes them, so that the loop does not wait for their exec, and the pool orders the next one with each that it gives out: the
+loop need not be idle for that. A taken stub may not have reported READY yet; the system call loop resumes it when it does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from polynix.addrspace._restricted import Monitor, Stub
+from polynix.addrspace._usercopy import MemoryObject
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.region import RegionFactory
 
@@ -23,34 +24,49 @@ class StubPool:
         self.target = target
         self.on_spawn: Callable[[Stub], None] = lambda _stub: None
         self.spares: deque[MemoryManager] = deque()
+        self.ordered: dict[int, MemoryObject] = {}
         self.spawned = 0
         self.nothing = MemoryManager(None, None)  # type: ignore[arg-type]  # of a task that has yet to exec for the first time
         self.nothing.dead = True
 
-    def spawn(self) -> MemoryManager:
-        """A new address space, with its stub starting."""
-        region = self.regions.new_region()
-        stub = self.monitor.spawn(region.fd)
+    def take(self) -> MemoryManager:
+        """A spare address space, or a new one."""
+        spares = self.spares
+        if not spares and self.ordered:
+            self.collect()
+        mm = None
+        while mm is None and spares:
+            mm = spares.popleft()
+            if mm.dead:
+                mm = None
+        if mm is None:
+            region = self.regions.new_region()
+            mm = self._add(self.monitor.spawn(region.fd), region)
+        self.refill()
+        return mm
+
+    def refill(self) -> None:
+        """Order what is missing."""
+        while len(self.spares) + len(self.ordered) < self.target:
+            region = self.regions.new_region()
+            self.ordered[self.monitor.order(region.fd)] = region
+
+    def collect(self) -> None:
+        """Orders have been carried out (``Monitor.spawned_fd``). After a failure no more are given: who needs a stub then meets the error."""
+        for number, stub in self.monitor.spawned():
+            region = self.ordered.pop(number)
+            if stub is not None:
+                self.spares.append(self._add(stub, region))
+            else:
+                self.target = 0
+                region.close()
+
+    def _add(self, stub: Stub, region: MemoryObject) -> MemoryManager:
         self.spawned += 1
         mm = MemoryManager(stub, region)
         stub.tag = mm
         self.on_spawn(stub)
         return mm
-
-    def take(self) -> MemoryManager:
-        """A spare address space, or a new one."""
-        while self.spares:
-            mm = self.spares.popleft()
-            if not mm.dead:
-                return mm
-        return self.spawn()
-
-    def refill_when_idle(self) -> bool:
-        """Make one spare if some are missing; the loop asks before it sleeps, and again until the answer is False."""
-        if len(self.spares) >= self.target:
-            return False
-        self.spares.append(self.spawn())
-        return True
 
     def discard(self, mm: MemoryManager) -> None:
         """A stub died; if it was a spare one, another will be made in its place."""
@@ -62,3 +78,6 @@ class StubPool:
         self.target = 0
         while self.spares:
             self.spares.popleft().destroy()
+        for region in self.ordered.values():
+            region.close()
+        self.ordered.clear()

@@ -98,7 +98,6 @@ class Engine:
         self.current: Routine = None  # type: ignore[assignment]  # only read while a routine runs
         self.handle_exit: Callable[[Slot], None] = _no_exit_handler
         self.spin = SpinPolicy(monitor)
-        self.when_idle: Callable[[], bool] = lambda: False  # background work before a sleep; True when it did some
         self._ready: deque[tuple[Routine, Any, BaseException | None]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = itertools.count()
@@ -252,8 +251,6 @@ class Engine:
                 policy.succeeded()
                 return found
             policy.failed()
-        if self.when_idle():
-            return monitor.wait(0, 0)
         policy.before_sleep()
         found = monitor.wait(timeout, 0)
         policy.after_sleep(bool(found[0]))

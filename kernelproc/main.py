@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import resource
+import select
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     except (OSError, SharedMemoryUnavailable) as error:
         raise BootError(f"cannot set up restricted mode: {error}") from error
     kernel.stubs = StubPool(monitor, kernel.memory)
-    kernel.engine.when_idle = kernel.stubs.refill_when_idle
+    kernel.engine.watch(monitor.spawned_fd, select.EPOLLIN, lambda _events: kernel.stubs.collect())
     kernel.kthreads = KernelThreads(kernel.engine)
     kernel.pids_limit = options.pids_limit
     kernel.memory_limit = options.memory_limit

@@ -260,6 +260,7 @@ static void close_descriptor(int *descriptor)
 
 static void do_close(Monitor *monitor)
 {
+    spawner_end(monitor);
     monitor->closed = true;
     while (monitor->running_count)
         monitor_remove_running(monitor, monitor->running[monitor->running_count - 1].slot);
@@ -314,6 +315,7 @@ static PyObject *get_vdso(Monitor *monitor, void *unused)
 }
 
 static PyGetSetDef getset[] = {
+    {"spawned_fd", (getter)monitor_spawned_fd, NULL, "readable when spawned() has something to tell", NULL},
     {"running", (getter)get_running, NULL, "threads in restricted mode", NULL},
     {"vdso_address", (getter)get_vdso, NULL, "ELF header of the vdso in every stub, or 0", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -326,6 +328,8 @@ static PyMemberDef members[] = {
 
 static PyMethodDef methods[] = {
     {"spawn", (PyCFunction)monitor_spawn, METH_O, "start a restricted process over a memory object"},
+    {"order", (PyCFunction)monitor_order, METH_O, "let a thread start a restricted process; its number in spawned()"},
+    {"spawned", (PyCFunction)monitor_spawned, METH_NOARGS, "[(number, stub, or None if it failed)] of orders done"},
     {"wait", (PyCFunction)(void (*)(void))monitor_wait, METH_FASTCALL,
      "wait(timeout_ns, spin_ns) -> ([slots that left], [(token, events)]); spins first, even with a timeout of 0"},
     {"watch", (PyCFunction)monitor_watch, METH_VARARGS, "watch(fd, events, token)"},

@@ -52,6 +52,7 @@ struct Monitor {
     int listener_room;
     int *graveyard;          /* pidfds of stubs that were closed before they were reaped */
     int graveyard_count;
+    struct spawner *spawner; /* NULL before the first order */
 };
 
 struct pending_clone {
@@ -111,7 +112,24 @@ void stub_drop_clones_of(Stub *stub, Slot *parent);
 void stub_do_close(Stub *stub);
 
 /* spawn.c */
+struct birth { /* of a restricted process: what it needs, and what came of it */
+    struct birth *next;
+    uint64_t number;
+    int region_fd;
+    char *area;
+    int control_fd, socket_fd, pid, pidfd;
+    const char *step; /* that failed, with this errno */
+    int error;
+};
+void birth_start(Monitor *monitor, struct birth *birth, char **stack);
+Stub *birth_adopt(Monitor *monitor, const struct birth *birth);
 Stub *spawn_stub(Monitor *monitor, int region_fd);
+
+/* spawner.c */
+PyObject *monitor_order(Monitor *monitor, PyObject *region);
+PyObject *monitor_spawned(Monitor *monitor, PyObject *unused);
+PyObject *monitor_spawned_fd(Monitor *monitor, void *unused);
+void spawner_end(Monitor *monitor);
 
 /* slot.c */
 int slot_check(Slot *slot, enum slot_state state); /* 0, or -1 with an exception */

@@ -3,7 +3,8 @@
  *
  * The child shares our memory until it executes the stub, so it makes only system calls. It is started with every signal
  * blocked: the first frame that the stub loads unblocks them. SIGKILL at our death is asked for after the change of
- * identity, which would clear it, and is bound to the thread that creates the child: the main thread, which lives longest.
+ * identity, which would clear it, and is bound to the thread that creates the child: the main thread, which lives longest, or
+ * the monitor's spawner (spawner.c), which lives as long as the monitor.
  */
 #include "object.h"
 
@@ -99,13 +100,12 @@ static char *make_control_area(Monitor *monitor, int *descriptor)
     return area;
 }
 
-static bool start_child(struct start *start, int *pid, int *pidfd)
+static bool start_child(struct start *start, char **stack, int *pid, int *pidfd)
 {
-    static char *stack;
-    if (!stack) {
-        stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        if (stack == MAP_FAILED) {
-            stack = NULL;
+    if (!*stack) {
+        *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+        if (*stack == MAP_FAILED) {
+            *stack = NULL;
             start->step = "map a stack";
             start->error = errno;
             return false;
@@ -114,7 +114,7 @@ static bool start_child(struct start *start, int *pid, int *pidfd)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    *pid = clone(child, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, start, pidfd);
+    *pid = clone(child, *stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, start, pidfd);
     int error = errno;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (*pid < 0) {
@@ -124,25 +124,13 @@ static bool start_child(struct start *start, int *pid, int *pidfd)
     return *pid >= 0 && !start->step;
 }
 
-Stub *spawn_stub(Monitor *monitor, int region_fd)
+/* Makes the process and all that it shares with us. Touches no Python object that another thread could change. */
+void birth_start(Monitor *monitor, struct birth *birth, char **stack)
 {
-    if (syscall(SYS_gettid) != getpid()) {
-        PyErr_SetString(PyExc_RuntimeError, "stubs die with the thread that makes them: spawn from the main thread");
-        return NULL;
-    }
-    Stub *stub = PyObject_GC_New(Stub, &Stub_Type);
-    if (!stub)
-        return NULL;
-    memset((char *)stub + sizeof(PyObject), 0, sizeof *stub - sizeof(PyObject));
-    stub->monitor = (Monitor *)Py_NewRef(monitor);
-    stub->pidfd = stub->socket_fd = stub->listener_fd = stub->control_fd = -1;
-    stub->backed_slots = FIRST_SLOTS;
-    stub->reaped = true;
-    PyObject_GC_Track(stub);
-
     struct start start = {.stub_fd = monitor->stub_fd, .uid = monitor->uid, .gid = monitor->gid, .parent = getpid()};
     int sockets[2] = {-1, -1};
-    if (!(stub->area = make_control_area(monitor, &stub->control_fd))) {
+    birth->control_fd = birth->socket_fd = birth->pidfd = birth->pid = -1;
+    if (!(birth->area = make_control_area(monitor, &birth->control_fd))) {
         start.step = "make the control area";
         start.error = errno;
     } else if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0) {
@@ -151,25 +139,56 @@ Stub *spawn_stub(Monitor *monitor, int region_fd)
     } else {
         for (int index = 0; index < FIRST_INSTALLED_FD; index++)
             start.descriptors[index] = monitor->doorbell_fd;
-        start.descriptors[CONTROL_FD] = stub->control_fd;
-        start.descriptors[REGION_FD] = region_fd;
+        start.descriptors[CONTROL_FD] = birth->control_fd;
+        start.descriptors[REGION_FD] = birth->region_fd;
         start.descriptors[SOCKET_FD] = sockets[1];
         start.descriptors[KERNEL_PAGE_FD] = monitor->page_fd;
-        stub->socket_fd = sockets[0];
-        if (start_child(&start, &stub->pid, &stub->pidfd) || stub->pid > 0)
-            stub->reaped = false;
-    }
-    if (sockets[1] >= 0)
+        birth->socket_fd = sockets[0];
+        start_child(&start, stack, &birth->pid, &birth->pidfd);
         close(sockets[1]);
-    Slot *slot = start.step ? NULL : stub_slot(stub, 0);
+    }
+    birth->step = start.step;
+    birth->error = start.error;
+}
+
+/* The Stub that owns what birth_start made, also of a failed birth; then closed, and NULL with an exception. */
+Stub *birth_adopt(Monitor *monitor, const struct birth *birth)
+{
+    Stub *stub = PyObject_GC_New(Stub, &Stub_Type);
+    if (!stub)
+        return NULL;
+    memset((char *)stub + sizeof(PyObject), 0, sizeof *stub - sizeof(PyObject));
+    stub->monitor = (Monitor *)Py_NewRef(monitor);
+    stub->listener_fd = -1;
+    stub->pid = birth->pid;
+    stub->pidfd = birth->pidfd;
+    stub->socket_fd = birth->socket_fd;
+    stub->control_fd = birth->control_fd;
+    stub->area = birth->area;
+    stub->backed_slots = FIRST_SLOTS;
+    stub->reaped = birth->pid <= 0;
+    PyObject_GC_Track(stub);
+    Slot *slot = birth->step ? NULL : stub_slot(stub, 0);
     if (!slot || monitor_add_running(monitor, slot) < 0) {
-        if (start.step) {
-            errno = start.error;
-            PyErr_SetFromErrnoWithFilename(PyExc_OSError, start.step);
+        if (birth->step) {
+            errno = birth->error;
+            PyErr_SetFromErrnoWithFilename(PyExc_OSError, birth->step);
         }
         stub_do_close(stub);
         Py_DECREF(stub);
         return NULL;
     }
     return stub;
+}
+
+Stub *spawn_stub(Monitor *monitor, int region_fd)
+{
+    static char *stack;
+    if (syscall(SYS_gettid) != getpid()) {
+        PyErr_SetString(PyExc_RuntimeError, "stubs die with the thread that makes them: spawn from the main thread");
+        return NULL;
+    }
+    struct birth birth = {.region_fd = region_fd};
+    birth_start(monitor, &birth, &stack);
+    return birth_adopt(monitor, &birth);
 }
