@@ -24,6 +24,7 @@ from polynix.kernelproc.uapi.fcntl import (
 )
 from polynix.kernelproc.uapi.mman import PROT_WRITE
 from polynix.kernelproc.uapi.xattr import XATTR_CREATE, XATTR_REPLACE
+from polynix.kernelproc.vfs.attributes import accessed
 from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps, Result
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ class TmpfsFileOps(FileOps):
             count = out.remaining
         if count <= 0:
             return 0
-        if node.atime_ns <= node.mtime_ns:
-            node.atime_ns = node.fs.now_ns()
+        if node.atime_ns <= node.mtime_ns or node.atime_ns <= node.ctime_ns:
+            accessed(file)
         content = self.content
         data = content.data
         if data is not None:

@@ -48,6 +48,7 @@ from polynix.kernelproc.uapi.sched import (
     CLONE_THREAD,
     CLONE_VM,
 )
+from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.vfs.lookup import lookup
 from polynix.kernelproc.vfs.mount import MOUNT_FLAGS, Mount
 
@@ -140,8 +141,13 @@ def _is_busy(task: Task, target: Mount) -> bool:
             return True
         if any(file.name is not None and file.name.mount is target for file in other.files.files.values()):
             return True
-        exe = getattr(other.mm, "exe", None)
-        if exe is not None and exe.mount is target:
+        mm = other.mm
+        if mm is None:
+            continue
+        if mm.exe is not None and mm.exe.mount is target:
+            return True
+        names = (vma.file.name for vma in mm.vmas if isinstance(vma.file, FileObject))
+        if any(name is not None and name.mount is target for name in names):
             return True
     return False
 

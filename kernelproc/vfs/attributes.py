@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_CHOWN, CAP_FSETID
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, EISDIR, EPERM
+from polynix.kernelproc.uapi.fcntl import O_NOATIME
+from polynix.kernelproc.uapi.mount import MS_NOATIME, MS_NODIRATIME, MS_RDONLY
 from polynix.kernelproc.vfs.permissions import MAY_WRITE, is_owner_or_capable, may_access, mode_without_privileges
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.vfs.fs_node import FsNode
 
 NO_ID: Final = 0xFFFFFFFF  # (uid_t)-1: leave as it is
@@ -22,6 +25,18 @@ def store_attributes(node: FsNode, changes: dict[str, int]) -> None:
     node.ops.set_attributes(node, changes)
     for name, value in changes.items():
         setattr(node, name, value)
+
+
+def accessed(file: FileObject) -> None:
+    """A read found the access time no newer than the other times: bring it up to date, as relatime does, unless the mount or the description forbids it."""
+    if file.flags & O_NOATIME:
+        return
+    node = file.node
+    if file.name is not None:
+        flags = file.name.mount.flags
+        if flags & (MS_NOATIME | MS_RDONLY) or (flags & MS_NODIRATIME and node.is_directory):
+            return
+    node.atime_ns = node.fs.now_ns()
 
 
 def change_mode(task: Task, node: FsNode, mode: int) -> None:

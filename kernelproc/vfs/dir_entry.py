@@ -5,14 +5,16 @@ object ``NEGATIVE``, so that a hit costs a dictionary look-up and a miss that wa
 the oldest that nobody holds (no child, no open file, no working directory, no mount: CPython's reference counts know) are dropped.
 
 Directories whose names come and go without the kernel's doing (``FsNodeOps.volatile``: /proc, writable host directories) ask the file system every time; the
-cached entry only keeps its identity.
+cached entry only keeps its identity, in /proc (``keeps_names`` False) only while someone holds it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from itertools import islice
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import ENAMETOOLONG, ENOENT
@@ -41,10 +43,12 @@ class DirEntry:
         self.cache: EntryCache = EntryCache() if parent is None else parent.cache
         self.name = name
         self.node: FsNode = node  # type: ignore[assignment]  # None in NEGATIVE only, which walking tests for
-        self.children: dict[bytes, DirEntry] = {}
+        self.volatile = node is not None and node.ops.volatile
+        self.children: MutableMapping[bytes, DirEntry] = {}
+        if self.volatile and node is not None and not node.ops.keeps_names:
+            self.children = WeakValueDictionary()
         self.mounted: dict[Mount, Mount] | None = None
         self.deleted = False
-        self.volatile = node is not None and node.ops.volatile
 
     @property
     def is_root(self) -> bool:
@@ -78,7 +82,8 @@ class DirEntry:
     def add(self, name: bytes, node: FsNode) -> DirEntry:
         """The entry of a name that was just made or found."""
         entry = self.children[name] = DirEntry(self, name, node)
-        self.cache.add(entry)
+        if not self.volatile or type(self.children) is dict:
+            self.cache.add(entry)
         return entry
 
     def forget(self, name: bytes) -> None:

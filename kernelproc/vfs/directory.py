@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from polynix.kernelproc.uapi.errno import EISDIR
+from polynix.kernelproc.vfs.attributes import accessed
 from polynix.kernelproc.vfs.ops import FileOps
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class DirectoryOps(FileOps):
                 return
             file.offset = 1
             self._items = None
+            if node.atime_ns <= node.mtime_ns or node.atime_ns <= node.ctime_ns:
+                accessed(file)
         if file.offset == 1:
             parent = node.ino if file.name is None else file.name.parent().node.ino
             if not sink.add(parent, FIRST_COOKIE, DT_DIR, b".."):

@@ -119,6 +119,7 @@ class FsNodeOps:
     opens_itself: ClassVar[bool] = False  # True: a fifo or device node that ``create_file_ops`` opens, not the kernel's own pipe or device
 
     volatile: ClassVar[bool] = False  # True for a directory whose names come and go by themselves: path walking asks ``lookup`` each time
+    keeps_names: ClassVar[bool] = True  # False for a volatile one whose entries (and so nodes) live only as long as someone holds them
 
     def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:
         """Open: the operations of a new file description. O_TRUNC is done by the caller through ``truncate``."""

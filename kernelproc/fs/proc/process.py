@@ -141,6 +141,7 @@ class TaskDirectory(Directory):
     """/proc/PID (``whole`` process) or /proc/PID/task/TID (one thread)."""
 
     volatile = True
+    keeps_names = False
 
     def __init__(self, task: Task, whole: bool) -> None:
         super().__init__()
@@ -234,6 +235,7 @@ class ThreadsDirectory(Directory):
     """/proc/PID/task."""
 
     volatile = True
+    keeps_names = False
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -262,6 +264,7 @@ class FdDirectory(Directory):
     """/proc/PID/fd (magic links that open the same file again) and fdinfo."""
 
     volatile = True
+    keeps_names = False
 
     def __init__(self, task: Task, links: bool) -> None:
         super().__init__()

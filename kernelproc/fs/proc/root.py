@@ -138,6 +138,7 @@ class ProcRoot(Directory):
     """/proc itself."""
 
     volatile = True
+    keeps_names = False
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -188,6 +189,8 @@ class ProcRoot(Directory):
         if cached is not None and cached[0] is group.leader:
             return cached[1]
         made = task_node(node.fs, group.leader)
+        if len(self._tasks) > 2 * len(self.kernel.pids.thread_groups) + 8:
+            self._tasks = {number: kept for number, kept in self._tasks.items() if number in self.kernel.pids.thread_groups}
         self._tasks[pid] = (group.leader, made)
         return made
 
