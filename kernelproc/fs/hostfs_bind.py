@@ -222,7 +222,7 @@ class BindDirectory(BindNode, HostDirectory):
         ops = child.ops
         if not isinstance(ops, HostNode) or ops.parent is None:
             raise Errno(EXDEV)
-        source, target = ops.parent.directory_fd(), os.dup(self.directory_fd())
+        source, target = ops.parent.directory_fd(), call(os.dup, self.directory_fd())
         try:
             call(os.link, ops.name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         finally:
@@ -259,7 +259,7 @@ class BindDirectory(BindNode, HostDirectory):
         if name in self.virtual or new_name in target.virtual:
             self._rename_virtual(name, child, target, new_parent, new_name, replaced, flags)
             return
-        source_fd = os.dup(self.directory_fd())
+        source_fd = call(os.dup, self.directory_fd())
         try:
             rename_at(source_fd, name, target.directory_fd(), new_name, flags)
         finally:

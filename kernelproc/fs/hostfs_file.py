@@ -46,7 +46,7 @@ class HostNode(FsNodeOps):
     def open_path(self) -> int:
         """A new O_PATH descriptor of exactly this inode. Errors: ENOENT, ESTALE when the name means another one now."""
         if self.parent is None:
-            return os.dup(self.host.root_fd)
+            return call(os.dup, self.host.root_fd)
         fd = call(os.open, self.name, _OPEN_PATH, dir_fd=self.parent.directory_fd())
         status = os.fstat(fd)
         if (status.st_dev, status.st_ino) != self.key:

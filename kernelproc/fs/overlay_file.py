@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.fs.host_call import call
 from polynix.kernelproc.fs.tmpfs_file import INLINE_MAX, TmpfsFile, TmpfsFileOps, TmpfsNode, new_memory_object
 from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_RDONLY, O_TRUNC
 from polynix.kernelproc.vfs.ops import FileOps, Result
@@ -108,7 +109,7 @@ class OverlayFile(OverlayNode, TmpfsFile):
         content: MemoryObject = self.lower.ops.memory()  # type: ignore[union-attr]
         size = min(node.size, content.size())
         memory = new_memory_object(self.overlay.kernel, size)
-        await self.overlay.kernel.kthreads.run_in_thread(memory.copy_from, content, 0, 0, size)
+        await self.overlay.kernel.kthreads.run_in_thread(call, memory.copy_from, content, 0, 0, size)
         if self.lower is not None:  # nobody was faster
             self._load_xattrs()
             node.size = size
@@ -120,21 +121,22 @@ class OverlayFile(OverlayNode, TmpfsFile):
         if lower is None:
             return
         self._load_xattrs()
+        memory = None
         if length == 0:
             self.data = bytearray()
         else:
             content: MemoryObject = lower.ops.memory()  # type: ignore[attr-defined]
             if length <= INLINE_MAX:
-                self.data = bytearray(content.read(0, length))
+                self.data = bytearray(call(content.read, 0, length))
                 node.size = len(self.data)
             else:
                 size = min(length, content.size())
-                self.memory = new_memory_object(self.overlay.kernel, size)
-                self.memory.copy_from(content, 0, 0, size)
+                memory = new_memory_object(self.overlay.kernel, size)
+                call(memory.copy_from, content, 0, 0, size)
                 node.size = size
         if length == 0:
             node.size = 0
-        self._became_upper(node, self.memory)
+        self._became_upper(node, memory)
 
     def _became_upper(self, node: FsNode, memory: MemoryObject | None) -> None:
         self.memory = memory

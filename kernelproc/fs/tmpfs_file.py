@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import MemoryObject
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.fs.host_call import fallocate
+from polynix.kernelproc.fs.host_call import call, fallocate
 from polynix.kernelproc.uapi.errno import EBUSY, EEXIST, EFBIG, EINVAL, EMFILE, ENFILE, ENODATA, ENOSPC, ENXIO, EOPNOTSUPP, EPERM
 from polynix.kernelproc.uapi.fcntl import (
     F_ADD_SEALS,
@@ -101,10 +101,10 @@ class TmpfsFile(TmpfsNode):
         """The memory object of the content, made now if it was inline."""
         memory = self.memory
         if memory is None:
-            memory = self.memory = new_memory_object(node.fs.ops.kernel, node.size)  # type: ignore[attr-defined]
+            memory = new_memory_object(node.fs.ops.kernel, node.size)  # type: ignore[attr-defined]
             if self.data:
-                memory.write(0, self.data)
-            self.data = None
+                call(memory.write, 0, self.data)
+            self.memory, self.data = memory, None
             self.account(node)
         return memory
 
@@ -157,10 +157,7 @@ class TmpfsFile(TmpfsNode):
             else:
                 data.extend(bytes(length - len(data)))
         else:
-            try:
-                os.ftruncate(self.memory_of(node).fd, length)
-            except OSError as error:
-                raise Errno(error.errno or EFBIG)
+            call(os.ftruncate, self.memory_of(node).fd, length)
         node.size = length
         node.mtime_ns = node.ctime_ns = node.fs.now_ns()
         self.account(node)
@@ -262,10 +259,7 @@ class TmpfsFileOps(FileOps):
             raise Errno(ENXIO)
         if self.content.memory is None:
             return offset if whence == SEEK_DATA else node.size
-        try:
-            return os.lseek(self.content.memory.fd, offset, whence)
-        except OSError as error:
-            raise Errno(error.errno or EINVAL)
+        return call(os.lseek, self.content.memory.fd, offset, whence)
 
     def get_memory(self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool) -> tuple[MemoryObject, int]:
         if shared and protection & PROT_WRITE and self.content.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
