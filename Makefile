@@ -24,7 +24,8 @@ $(VENV)/.lint: $(VENV)/.installed
 	$(BIN)/python -m pip -q install --no-build-isolation -e '.[lint]'
 	@touch $@
 
-build: $(VENV)/.built ## compile the C parts in place
+build: $(VENV)/.built ## compile the C parts in place, and the rest to bytecode
+	@$(BIN)/python -m compileall -q polynix addrspace ipc kernelproc runner tools
 
 demo: build ## something no other tool shows, in half a minute
 	@$(BIN)/python docs/demo.py

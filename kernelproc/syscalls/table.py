@@ -1,8 +1,8 @@
 """From number to function: the table of system calls, made at import from decorated functions.
 
 ``@syscall`` registers a function under its own name (or the name given). Its signature is the Linux prototype in the types of
-:mod:`polynix.kernelproc.syscalls.types`, after the calling :class:`Task`; the decorator compiles, once, a decoder from six raw registers. A plain function can't
-block and returns an int; an ``async def`` may await wait queues. Errors are raised as ``Errno``, or returned as ``-errno`` on hot paths.
+:mod:`polynix.kernelproc.syscalls.types`, after the calling :class:`Task`; from it a decoder of six raw registers is compiled, once, at the call's first use.
+A plain function can't block and returns an int; an ``async def`` may await wait queues. Errors are raised as ``Errno``, or returned as ``-errno`` on hot paths.
 """
 
 from __future__ import annotations
@@ -41,14 +41,25 @@ def syscall(name: str | None = None) -> Callable[[Function], Function]:
         number = SYSCALLS[call_name]
         if entries[number] is not None:
             raise ValueError(f"system call {call_name} is registered twice")
-        entries[number] = _compile_decoder(function, call_name)
+        entries[number] = _at_first_use(number, function, call_name)
         functions[call_name] = function
         return function
 
     return register
 
 
-def _compile_decoder(function: Callable[..., Any], call_name: str) -> Entry:
+def _at_first_use(number: int, function: Callable[..., Any], call_name: str) -> Entry:
+    """An entry that replaces itself by the compiled decoder: few programs use more than a quarter of the table, and every start would pay for it all."""
+
+    def entry(*arguments: Any) -> Any:
+        decoder = entries[number] = compile_decoder(function, call_name)
+        return decoder(*arguments)
+
+    return entry
+
+
+def compile_decoder(function: Callable[..., Any], call_name: str) -> Entry:
+    """``decoder(task, a0, … a5)``. Errors: TypeError for an annotation that is no system call argument type."""
     parameters = list(inspect.signature(function).parameters)[1:]
     if len(parameters) > 6:
         raise TypeError(f"{call_name} takes more than six arguments")
