@@ -52,7 +52,8 @@ def mount_all(kernel: Kernel, options: ContainerOptions) -> None:
     """Build ``kernel.namespace``. Errors: what opening the root or a bind gives."""
     register_parts(kernel)
     lower = new_hostfs(kernel, os.fsencode(options.rootfs), immutable=True)
-    kernel.namespace = Namespace(new_overlay(kernel, lower))
+    memory = kernel.memory_limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    kernel.namespace = Namespace(new_overlay(kernel, lower, size=memory * 3 // 4))  # a full disk should come before a full memory
     task: Any = BootTask(kernel)
     for name, path, data, flags in VIRTUAL:
         if name not in kernel.filesystems.types:

@@ -9,7 +9,6 @@ lower tree are one node here: what tar, git and find remember about a file stays
 from __future__ import annotations
 
 import itertools
-import os
 import stat
 from typing import TYPE_CHECKING, ClassVar, Final
 from weakref import WeakValueDictionary
@@ -71,14 +70,6 @@ class Overlay(Tmpfs):
     def unpin(self, node: FsNode) -> None:
         """``node`` is gone."""
         self.pinned.pop(node.ino, None)
-
-    def statfs(self, fs: FileSystem) -> dict[str, int]:
-        fields = super().statfs(fs)
-        if not self.page_limit:
-            total = (self.kernel.memory_limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // 4096
-            free = max(0, total - self.used_pages)
-            fields |= {"f_blocks": total, "f_bfree": free, "f_bavail": free}
-        return fields
 
     def unmount(self, fs: FileSystem) -> None:
         self.lower.ops.unmount(self.lower)

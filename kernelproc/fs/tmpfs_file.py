@@ -114,7 +114,11 @@ class TmpfsFile(TmpfsNode):
             node.blocks = self.memory.resident() >> 9
         elif self.data is not None:
             node.blocks = -(-len(self.data) // PAGE) << 3
-        pages = node.blocks >> 3
+        self.charge(node, node.blocks >> 3)
+
+    def charge(self, node: FsNode, pages: int) -> None:
+        """The content occupies ``pages`` now."""
+        node.blocks = pages << 3
         if pages != self.charged:
             node.fs.ops.used_pages += pages - self.charged  # type: ignore[attr-defined]
             self.charged = pages
@@ -244,11 +248,15 @@ class TmpfsFileOps(FileOps):
             done = data.read_to_fd(content.memory_of(node).fd, offset, count)
             if done <= 0:
                 return done
-        if offset + done > node.size:
+        size = node.size
+        if offset + done > size:
             node.size = offset + done
         node.mtime_ns = node.ctime_ns = node.fs.now_ns()
-        if inline is not None or node.fs.ops.page_limit:  # type: ignore[attr-defined]
-            content.account(node)
+        if offset <= size and content.charged == -(-size // PAGE):
+            if node.size != size:
+                content.charge(node, -(-node.size // PAGE))
+        else:
+            content.account(node)  # there are holes: ask
         return done
 
     def seek(self, file: FileObject, offset: int, whence: int) -> int:
