@@ -25,6 +25,8 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     scheduling,
     seccomp,
     signal,
+    socket,
+    socket_message,
     stat,
     storage,
     system,
