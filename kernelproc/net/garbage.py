@@ -1,8 +1,9 @@
 """Descriptors in flight, and sockets that only messages keep alive (Linux's net/unix/garbage.c).
 
-A socket sent over itself, or two sent over each other, can't be reached by any process once their descriptors are closed, but still holds references. So when
-a socket closes: of the sockets in flight, those with no reference but from messages are candidates; those that a message outside the candidates carries, and
-what lies in their queues, are alive; the queues of the rest are emptied.
+A socket sent over itself, or two sent over each other, can't be reached by any process once their descriptors are closed, but
+still holds references. So after a socket's descriptor is closed: of the sockets in flight, those with no reference but from
+messages are candidates; those that a message outside the candidates carries, and what lies in their queues, are alive; the queues
+of the rest are emptied.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.net.messages import release_files
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.engine import Engine
     from polynix.kernelproc.net.messages import Message
     from polynix.kernelproc.net.unix_socket import UnixSocket
     from polynix.kernelproc.vfs.file_object import FileObject
@@ -25,7 +27,7 @@ class InFlight:
         self.messages: dict[Message, UnixSocket] = {}
         self.count = 0  # descriptors
         self._sockets = 0  # those among them that are sockets: without any there is no garbage
-        self._collecting = False
+        self._scheduled = False
 
     def add(self, message: Message, receiver: UnixSocket) -> None:
         """``message`` was queued."""
@@ -41,10 +43,14 @@ class InFlight:
             self.count -= len(rights)
             self._sockets -= sum(1 for file in rights if _is_socket(file))
 
-    def collect(self) -> None:
-        """Free what only messages keep alive."""
-        if not self._sockets or self._collecting:
-            return
+    def collect_soon(self, engine: Engine) -> None:
+        """A descriptor of a socket was closed: see, on the next turn of the loop, what that left behind."""
+        if self._sockets and not self._scheduled:
+            self._scheduled = True
+            engine.call_soon(self._collect)
+
+    def _collect(self) -> None:
+        self._scheduled = False
         in_flight = Counter(file for message in self.messages for file in message.rights or () if _is_socket(file))
         candidates = {file for file, count in in_flight.items() if file.references == count}
         if not candidates:
@@ -74,11 +80,7 @@ class InFlight:
                 self.remove(message)
                 doomed += message.rights or ()
                 message.rights = None
-        self._collecting = True
-        try:
-            release_files(doomed)
-        finally:
-            self._collecting = False
+        release_files(doomed)
 
 
 def _is_socket(file: FileObject) -> bool:

@@ -113,8 +113,11 @@ class Socket:
         """Requests of the family; None for unknown ones."""
         return None
 
+    def descriptor_closed(self) -> None:
+        """A descriptor was closed, not always the last."""
+
     def close(self) -> None:
-        """The last descriptor is gone."""
+        """The last reference is gone."""
 
     # -- helpers of families ------------------------------------------------------------------------------------------------
 

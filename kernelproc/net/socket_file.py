@@ -60,14 +60,14 @@ class SocketOps(FileOps):
             return socket.receive(out, MSG_DONTWAIT, None)
         result = socket.receive(out, 0, None)
         if result == -EAGAIN and socket.receive_timeout_ns is not None:
-            return _receive_on(socket, file, out, 0, None, 0, 1)
+            return _or_raise(_receive_on(socket, file, out, 0, None, 0, 1))
         return result
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> Result:
         socket = self.socket
         result = socket.send(data, 0, None, None, None)
         if result == -EAGAIN and socket.send_timeout_ns is not None and not file.flags & O_NONBLOCK:
-            return _send_on(socket, file, data, 0, None, None, None, 0)
+            return _or_raise(_send_on(socket, file, data, 0, None, None, None, 0))
         return result
 
     def query_events(self, file: FileObject) -> int:
@@ -84,8 +84,19 @@ class SocketOps(FileOps):
             return -ENOTTY
         return result
 
+    def flush(self, file: FileObject, task: Task) -> None:
+        self.socket.descriptor_closed()
+
     def close(self, file: FileObject) -> None:
         self.socket.close()
+
+
+async def _or_raise(result: Awaitable[int]) -> int:
+    """A timeout must not look as if the caller should wait and try again."""
+    count = await result
+    if count == -EAGAIN:
+        raise Errno(EAGAIN)
+    return count
 
 
 class StreamSocketOps(SocketOps):

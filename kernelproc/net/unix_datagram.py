@@ -33,12 +33,7 @@ class UnixMessages(UnixSocket):
 
     def send_to(self, other: UnixSocket, data: InputBuffer, ancillary: Ancillary | None, task: Task | None) -> int:
         """One message into ``other``'s queue."""
-        self.raise_pending()
-        if self.shutdown_bits & SEND_SHUTDOWN:
-            raise Errno(EPIPE)
         size = data.remaining
-        if self.send_charge >= self.send_buffer:
-            return -EAGAIN
         if other.shutdown_bits & RECEIVE_SHUTDOWN:
             raise Errno(EPIPE)
         if other is not self and other.peer is not self and len(other.messages) > MAX_QUEUE:
@@ -50,14 +45,19 @@ class UnixMessages(UnixSocket):
         self.enqueue(message, ancillary, other, task)
         return size
 
-    def check_size(self, data: InputBuffer) -> None:
-        """Errors: EMSGSIZE."""
+    def has_room(self, data: InputBuffer) -> bool:
+        """Whether our send buffer takes the message now. Errors: EMSGSIZE, EPIPE (shut down), a pending one."""
         if data.remaining > self.send_buffer - 32:
             raise Errno(EMSGSIZE)
+        self.raise_pending()
+        if self.shutdown_bits & SEND_SHUTDOWN:
+            raise Errno(EPIPE)
+        return self.send_charge < self.send_buffer
 
     def receive(self, out: OutputBuffer, flags: int, received: Received | None) -> int:
         if flags & MSG_OOB:
             raise Errno(EOPNOTSUPP)
+        self.raise_pending()  # Linux tells of an error before what is queued
         if not self.messages:
             return self._nothing(flags)
         message = self.messages[0]
@@ -80,7 +80,6 @@ class UnixMessages(UnixSocket):
         return size if flags & MSG_TRUNC else done
 
     def _nothing(self, flags: int) -> int:
-        self.raise_pending()
         if self.shutdown_bits & RECEIVE_SHUTDOWN and not flags & MSG_DONTWAIT:
             return 0
         return -EAGAIN
@@ -127,12 +126,12 @@ class UnixDatagram(UnixMessages):
         if flags & MSG_OOB:
             raise Errno(EOPNOTSUPP)
         name = check_address(address) if address else b""
-        if not name and self.peer is None:
-            raise Errno(ENOTCONN)
         self.autobind_if_passing()
-        self.check_size(data)
+        if not self.has_room(data):
+            return -EAGAIN
         other = find_socket(task or self.kernel.current_task(), name, self.type) if name else self.peer
-        assert other is not None
+        if other is None:
+            raise Errno(ENOTCONN)
         if not _may_send(self, other):
             raise Errno(EPERM)
         if other.dead:
@@ -162,7 +161,8 @@ class UnixSeqPacket(UnixMessages, ConnectedUnixSocket):
             raise Errno(ENOTCONN)
         if flags & MSG_OOB:
             raise Errno(EOPNOTSUPP)
-        self.check_size(data)
+        if not self.has_room(data):
+            return -EAGAIN
         if other.dead:
             raise Errno(EPIPE)
         return self.send_to(other, data, ancillary, task)
@@ -173,7 +173,6 @@ class UnixSeqPacket(UnixMessages, ConnectedUnixSocket):
         return super().receive(out, flags, received)
 
     def _nothing(self, flags: int) -> int:
-        self.raise_pending()
         return 0 if self.shutdown_bits & RECEIVE_SHUTDOWN else -EAGAIN
 
 

@@ -192,7 +192,10 @@ class UnixSocket(Socket):
         self.purge()
         self.queue.notify(STATE_CHANGE)
         self.wake_blocked()
-        self.kernel.expando.get(InFlight).collect()
+        self.descriptor_closed()
+
+    def descriptor_closed(self) -> None:
+        self.kernel.expando.get(InFlight).collect_soon(self.kernel.engine)
 
     def disconnect_peer(self) -> None:
         """Tell the other end that we close."""

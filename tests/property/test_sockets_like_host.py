@@ -34,9 +34,7 @@ guest = Guest(kernel)
 SIOCOUTQ = 0x5411
 LIBC = ctypes.CDLL(None, use_errno=True)
 EVENTS = select.POLLIN | select.POLLOUT | select.POLLERR | select.POLLHUP | select.POLLRDHUP
-SIZES = st.one_of(
-    st.integers(0, 20), st.sampled_from([192, 193, 704, 705, 3776, 3777, 16064, 16065, 36544, 36545, 100_000, 212_960, 212_961, 300_000])
-)
+SIZES = st.one_of(st.integers(0, 20), st.sampled_from([192, 193, 704, 705, 3776, 3777, 16064, 16065, 36544, 36545, 100_000, 212_960, 212_961, 300_000]))
 ENDS = st.integers(0, 1)
 OPERATIONS = st.one_of(
     st.tuples(st.just("send"), ENDS, SIZES),
@@ -213,7 +211,7 @@ class Ours:
         guest.call("close", self.extra)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(OPERATIONS, max_size=30), st.sampled_from([socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET]))
 def test_socketpair(operations: list[tuple[str, int, int]], kind: int) -> None:
     host, ours = Host(kind), Ours(kind)
@@ -230,5 +228,3 @@ def test_socketpair(operations: list[tuple[str, int, int]], kind: int) -> None:
         host.close()
         ours.close()
     assert len(guest.task.files) == 0
-
-
