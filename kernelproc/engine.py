@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SWEEP_TIMERS = 1024  # from so many timers on, cancelled ones are taken out of the heap when their number may have doubled
+
 
 class Interrupted(Errno):
     """A signal ended an interruptible wait; ERESTARTSYS until the signal code decides between EINTR and a restart."""
@@ -62,7 +64,7 @@ class Routine:
 
 
 class Timer:
-    """A call at a time; ``cancel`` is O(1) and leaves the heap entry to expire unseen."""
+    """A call at a time; ``cancel`` is O(1) and leaves the heap entry to expire unseen, or to be swept when there are many."""
 
     __slots__ = ("arguments", "callback", "deadline_ns")
 
@@ -100,6 +102,7 @@ class Engine:
         self.spin = SpinPolicy(monitor)
         self._ready: deque[tuple[Routine, Any, BaseException | None]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
+        self._sweep_at = SWEEP_TIMERS
         self._sequence = itertools.count()
         self._events: dict[int, Callable[[int], None]] = {}
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from other threads
@@ -168,7 +171,13 @@ class Engine:
     def call_at(self, deadline_ns: int, callback: Callable[..., object], *arguments: Any) -> Timer:
         """Call ``callback(*arguments)`` when the monotonic clock reaches ``deadline_ns``."""
         timer = Timer(deadline_ns, callback, arguments)
-        heapq.heappush(self._timers, (deadline_ns, next(self._sequence), timer))
+        timers = self._timers
+        if len(timers) >= self._sweep_at:
+            # In place: a callback of _expire_timers may be the caller.
+            timers[:] = [entry for entry in timers if entry[2].callback is not None]
+            heapq.heapify(timers)
+            self._sweep_at = max(SWEEP_TIMERS, 2 * len(timers))
+        heapq.heappush(timers, (deadline_ns, next(self._sequence), timer))
         return timer
 
     def call_later(self, delay_ns: int, callback: Callable[..., object], *arguments: Any) -> Timer:

@@ -422,3 +422,16 @@ def test_no_frame_of_a_guests_making_harms_the_kernel(slot: restricted.Slot, dat
     pop_frame(task)
     slot.set_registers(slot.registers())
     assert slot.registers()[restricted.REG_CSGSFS] & 0xFFFF == 0x33
+
+
+# -- the engine's timers ------------------------------------------------------------------------------------------------------
+
+
+def test_cancelled_timers_do_not_pile_up(world: TaskWorld) -> None:
+    engine = world.kernel.engine
+    hour = world.kernel.clock.monotonic_ns() + 3600 * SECOND
+    kept = engine.call_at(hour, lambda: None)
+    for _ in range(10_000):
+        engine.call_at(hour, lambda: None).cancel()
+    assert len(engine._timers) < 3000 and any(entry[2] is kept for entry in engine._timers)
+    kept.cancel()

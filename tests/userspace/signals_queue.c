@@ -272,6 +272,7 @@ CASE(a_directed_signal_goes_to_its_thread) {
     CHECK(pthread_kill(thread, SIGUSR1) == 0);
     for (int i = 0; i < 500 && !count; i++) sleep_ms(2);
     CHECK(handler_tid == thread_tid);
+    sleep_ms(50); // its handler has returned
     CHECK(kill(thread_tid, SIGUSR1) == 0); // a tid names its process, and who is asked first
     for (int i = 0; i < 500 && count < 2; i++) sleep_ms(2);
     CHECK(count == 2 && handler_tid == thread_tid);
