@@ -52,7 +52,6 @@ from polynix.kernelproc.uapi.seccomp import (
     BPF_W,
     BPF_X,
     BPF_XOR,
-    SECCOMP_MODE_FILTER,
     SECCOMP_MODE_STRICT,
     SECCOMP_RET_ACTION_FULL,
     SECCOMP_RET_ALLOW,
@@ -327,5 +326,3 @@ def decide(task: Task, slot: Slot, call: tuple[int, ...]) -> int | None:
         begin_group_exit(task.group, signo)
     return -ENOSYS
 
-
-__all__ = ["ACTIONS", "SECCOMP_MODE_FILTER", "SOCK_FILTER", "Filter", "SeccompState", "check", "check_program", "decide", "run_program"]

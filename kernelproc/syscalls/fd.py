@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.signals.async_io import FileOwner, owner_of, set_async
 from polynix.kernelproc.syscalls import lock
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, UInt, ULong
@@ -86,18 +87,6 @@ _NSIG: Final = 64
 # Commands newer than the headers of some distributions (linux/fcntl.h: F_LINUX_SPECIFIC_BASE + n).
 F_DUPFD_QUERY: Final = 1027
 F_CREATED_QUERY: Final = 1028
-
-
-class FileOwner:
-    """Who gets SIGIO and SIGURG of a description (man 2 fcntl, F_SETOWN_EX), and on whose behalf it was set."""
-
-    __slots__ = ("euid", "kind", "pid", "uid")
-
-    def __init__(self, kind: int = F_OWNER_PID, pid: int = 0, uid: int = 0, euid: int = 0) -> None:
-        self.kind = kind
-        self.pid = pid
-        self.uid = uid
-        self.euid = euid
 
 
 # -- dup and close ---------------------------------------------------------------------------------------------------------
@@ -200,21 +189,16 @@ def _getfl(_task: Task, _fd: int, file: FileObject, _argument: int) -> int:
     return file.flags & ~_NOT_STATUS
 
 
-def _setfl(task: Task, _fd: int, file: FileObject, argument: int) -> int:
+def _setfl(task: Task, fd: int, file: FileObject, argument: int) -> int:
     if argument & O_NOATIME and not file.flags & O_NOATIME:
         credentials = task.credentials
         if credentials.fsuid != file.node.uid and not credentials.has_capability(CAP_FOWNER):
             return -EPERM
-    if (argument ^ file.flags) & argument & O_ASYNC:
-        track_stub("fcntl(F_SETFL): O_ASYNC sends no SIGIO")
+    if (argument ^ file.flags) & O_ASYNC:
+        set_async(task.kernel, file, fd, bool(argument & O_ASYNC))
     file.flags = (file.flags & ~_SETFL_MASK) | (argument & _SETFL_MASK)
     file.ops.set_flags(file, file.flags)
     return 0
-
-
-def _owner(file: FileObject) -> FileOwner:
-    owner = file.expando.get(FileOwner) if file.expando is not None else None
-    return owner if isinstance(owner, FileOwner) else FileOwner()
 
 
 def _set_owner(task: Task, file: FileObject, kind: int, pid: int) -> int:
@@ -242,7 +226,7 @@ def _setown(task: Task, _fd: int, file: FileObject, argument: int) -> int:
 
 
 def _getown(_task: Task, _fd: int, file: FileObject, _argument: int) -> int:
-    owner = _owner(file)
+    owner = owner_of(file)
     return -owner.pid if owner.kind == F_OWNER_PGRP else owner.pid
 
 
@@ -254,13 +238,13 @@ def _setown_ex(task: Task, _fd: int, file: FileObject, argument: int) -> int:
 
 
 def _getown_ex(task: Task, _fd: int, file: FileObject, argument: int) -> int:
-    owner = _owner(file)
+    owner = owner_of(file)
     task.copy_out(UserAddress(argument), struct.pack("<ii", owner.kind, owner.pid))
     return 0
 
 
 def _getowner_uids(task: Task, _fd: int, file: FileObject, argument: int) -> int:
-    owner = _owner(file)
+    owner = owner_of(file)
     task.copy_out(UserAddress(argument), struct.pack("<II", owner.uid, owner.euid))
     return 0
 
@@ -377,8 +361,8 @@ def ioctl(task: Task, fd: FdNumber, request: UInt, argument: ULong) -> Result:
     if request in (FIONBIO, FIOASYNC):
         flag = O_NONBLOCK if request == FIONBIO else O_ASYNC
         on = task.user.load_u32(UserAddress(argument))
-        if request == FIOASYNC and on:
-            track_stub("ioctl(FIOASYNC): O_ASYNC sends no SIGIO")
+        if request == FIOASYNC and bool(on) != bool(file.flags & O_ASYNC):
+            set_async(task.kernel, file, fd, bool(on))
         file.flags = file.flags | flag if on else file.flags & ~flag
         file.ops.set_flags(file, file.flags)
         return 0

@@ -140,7 +140,7 @@ class Credentials:
         return self
 
     def for_exec(self, file_mode: int, file_uid: int, file_gid: int, *, may_set_ids: bool = True, no_new_privs: bool = False) -> Credentials:
-        """Credentials of the program in a file with these attributes (man 2 execve, man 7 capabilities; file capabilities are not kept by any file system here).
+        """Credentials of the program in a file with these attributes (man 2 execve, man 7 capabilities). No file system here keeps file capabilities.
 
         ``may_set_ids`` is False on nosuid mounts.
         """

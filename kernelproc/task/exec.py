@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.task import cpu_time
+from polynix.kernelproc.task import cpu_time, futex
 from polynix.kernelproc.task import exit as task_exit
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.elf import ElfImage, load_elf, parse_elf, parse_interpreter, read_file
@@ -127,6 +127,8 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
     # From here on nothing fails.
     task_exit.leave_other_threads(task)
     cpu_time.detach(task)
+    futex.exit_robust_list(task)
+    futex.release_mm(task)
     task_exit.leave_address_space(task)
     mm.users = 1
     task.mm = mm

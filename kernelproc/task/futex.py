@@ -1,11 +1,12 @@
 """Futexes: the words that threads wait on, their waiters, and what happens to them when a thread ends (man 2 futex, man 2 set_robust_list).
 
-A futex is known by its *key*, (memory object, offset), so that private and shared ones need no distinction: a private page has an object of its own address
-space. Waiters of one key stand in order of arrival. The kernel is one thread, so between the check of the word and the wait no wake call can slip in; guests that
-change the word at the same time must call wake afterwards, and that call comes later.
+A futex is known by its *key*, (memory object, offset), so that private and shared ones need no distinction: a private page has
+an object of its own address space. Waiters of one key stand in order of arrival. The kernel is one thread, so between the check
+of the word and the wait no wake call can slip in; guests that change the word at the same time must call wake afterwards, and
+that call comes later.
 
-Priority-inheritance futexes keep the owner's tid in the word and are handed over by the kernel; nobody's priority is raised, since polynix leaves scheduling to the
-host.
+Priority-inheritance futexes keep the owner's tid in the word and are handed over by the kernel; nobody's priority is raised,
+since polynix leaves scheduling to the host.
 """
 
 from __future__ import annotations

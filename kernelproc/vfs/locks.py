@@ -1,7 +1,8 @@
 """File locks: POSIX record locks, open file description (OFD) locks, and flock (man 2 fcntl, man 2 flock).
 
-Locks hang on the FsNode. The *owner* of a POSIX lock is the descriptor table (so threads share it, a forked child does not), that of OFD and flock locks is the
-open file description. POSIX and OFD locks exclude each other; flock locks live apart from both, as on Linux. Ranges are inclusive; ``OFFSET_MAX`` is "to the end".
+Locks hang on the FsNode. The *owner* of a POSIX lock is the descriptor table (so threads share it, a forked child does not), that
+of OFD and flock locks is the open file description. POSIX and OFD locks exclude each other; flock locks live apart from both, as
+on Linux. Ranges are inclusive; ``OFFSET_MAX`` is "to the end".
 
 Waiting is by retry: whoever frees a range notifies the node's queue, and each waiter looks again in order of arrival.
 """
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import EAGAIN, EDEADLK
-from polynix.kernelproc.uapi.fcntl import F_RDLCK, F_UNLCK, F_WRLCK
+from polynix.kernelproc.uapi.fcntl import F_UNLCK, F_WRLCK
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ async def set_record_lock(
 
 
 async def set_flock(file: FileObject, pid: int, kind: int, *, wait: bool) -> int:
-    """flock(2): ``kind`` F_RDLCK (LOCK_SH), F_WRLCK (LOCK_EX) or F_UNLCK. A conversion gives up the old lock first, as on Linux. Errors: EAGAIN, Interrupted."""
+    """flock(2): ``kind`` F_RDLCK (LOCK_SH), F_WRLCK (LOCK_EX) or F_UNLCK. A conversion gives up the old lock first. Errors: EAGAIN, Interrupted."""
     locks = locks_of(file.node)
     held = locks.flocks.get(file)
     if held is not None:
@@ -204,8 +205,3 @@ def release_description_locks(file: FileObject) -> None:
             locks.release_records(file)
         locks.release_flock(file)
 
-
-__all__ = [
-    "F_RDLCK", "OFD_PID", "OFFSET_MAX", "FileLocks", "LockWaits", "RecordLock", "locks_of", "release_description_locks", "release_posix_locks", "set_flock",
-    "set_record_lock",
-]  # fmt: skip

@@ -10,6 +10,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
+import polynix.kernelproc.syscalls.all  # noqa: F401
 from event_world import Running, new_kernel
 from polynix.addrspace._usercopy import Fault, MemoryObject, UserAddress, UserMap
 from polynix.addrspace.region import RegionFactory
@@ -17,23 +18,6 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.kernel import Kernel
 from polynix.kernelproc.signals.signal_state import ProcessSignals, SignalActions, SignalState
-from polynix.kernelproc.syscalls import (  # noqa: F401  # noqa: F401
-    attributes,
-    credentials,
-    directory,
-    fd,
-    file,
-    futex,
-    limits,
-    lock,
-    open,
-    pipe,
-    prctl,
-    scheduling,
-    seccomp,
-    storage,
-    system,
-)
 from polynix.kernelproc.syscalls.table import entries
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.fd_table import FdTable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,8 +22,10 @@ from polynix.kernelproc.uapi.fcntl import (
     F_SETFD,
     F_SETFL,
     F_SETOWN,
+    F_SETSIG,
     FD_CLOEXEC,
     O_APPEND,
+    O_ASYNC,
     O_CLOEXEC,
     O_CREAT,
     O_NONBLOCK,
@@ -30,6 +34,7 @@ from polynix.kernelproc.uapi.fcntl import (
     O_RDWR,
 )
 from polynix.kernelproc.uapi.resource import RLIMIT_NOFILE
+from polynix.kernelproc.uapi.signal import POLL_IN, SI_KERNEL, SIGIO
 from task_world import TaskWorld
 
 LIMIT = 24
@@ -216,3 +221,31 @@ def test_owner() -> None:
     fd = world.open(b"/f", O_CREAT | O_RDWR)
     assert world.call("fcntl", fd, F_SETOWN, world.task.pid) == 0
     assert world.call("fcntl", fd, F_GETOWN) == world.task.pid
+
+
+def test_signal_driven_input() -> None:
+    world = TaskWorld()
+    address = world.put(bytes(8))
+    world.call("pipe2", address, 0)
+    reader, writer = struct.unpack("<ii", world.get(address, 8))
+    task = world.task
+    assert world.call("fcntl", reader, F_SETOWN, task.pid) == 0
+    assert world.call("fcntl", reader, F_SETFL, O_ASYNC) == 0
+    shared = task.group.signals.pending
+    assert not shared.mask
+    world.call("write", writer, world.put(b"x"), 1)
+    assert shared.mask == 1 << SIGIO - 1
+    assert [info.code for info in shared.queue] == [SI_KERNEL]
+    shared.flush(shared.mask)
+    assert world.call("fcntl", reader, F_SETSIG, 40) == 0
+    world.call("write", writer, world.put(b"x"), 1)
+    assert [(info.signo, info.code, info.fd) for info in shared.queue] == [(40, POLL_IN, reader)]
+    shared.flush(shared.mask)
+    assert world.call("fcntl", reader, F_SETFL, 0) == 0
+    world.call("write", writer, world.put(b"x"), 1)
+    assert not shared.mask
+    world.call("fcntl", writer, F_SETOWN, task.pid)
+    world.call("fcntl", writer, F_SETFL, O_ASYNC)
+    world.call("close", writer)
+    world.call("read", reader, world.put(bytes(8)), 8)
+    assert not shared.mask

@@ -210,7 +210,7 @@ def test_file_size_limit() -> None:
     assert world.call("ftruncate", fd, 100) == 0
     assert world.call("ftruncate", fd, 101) == -EFBIG
     assert world.call("fallocate", fd, 0, 50, 100) == -EFBIG
-    reader, writer = pipe(world)
+    _reader, writer = pipe(world)
     assert world.call("write", writer, text, 200) == 200
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,7 +92,7 @@ class RecordLockMachine(RuleBasedStateMachine):
             held = {byte: lock.kind for lock in mine for byte in range(lock.start, lock.end + 1)}
             assert held == self.model[index]
             assert sum(lock.end - lock.start + 1 for lock in mine) == len(held)  # no overlaps
-            for left, right in zip(mine, mine[1:], strict=False):
+            for left, right in pairwise(mine):
                 assert left.end + 1 < right.start or left.kind != right.kind  # merged
 
 
