@@ -65,16 +65,16 @@ CASE(cpu_time_advances_with_work) {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
     sleep_ms(100);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
-    CHECK(now() - before >= 0.1 && seconds(b) - seconds(start) < 0.09);
+    CHECK(now() - before >= 0.1 && seconds(b) - seconds(start) < 0.095);
 }
 
 CASE(alarm_rings) {
     on(SIGALRM);
-    CHECK(alarm(100) == 20 || 1); // the frame of these tests has one
+    alarm(100);
     CHECK(alarm(1) == 100);
     double start = now();
     pause();
-    CHECK(count == 1 && now() - start > 0.9 && now() - start < 3);
+    CHECK(count == 1 && now() - start > 0.9 && now() - start < 8);
     CHECK(last_info.si_code == SI_KERNEL);
     CHECK(alarm(0) == 0);
 }

@@ -110,7 +110,7 @@ CASE(nanosleep_tells_the_rest) {
     struct timespec request = {5, 0}, rest = {0, 0};
     double start = now();
     FAILS(nanosleep(&request, &rest), EINTR);
-    CHECK(rest.tv_sec == 4 && now() - start < 1);
+    CHECK(rest.tv_sec >= 1 && rest.tv_sec < 5 && now() - start < 4);
     CHECK(now() - start + rest.tv_sec + rest.tv_nsec * 1e-9 > 4.99);
     reap(pid);
     request = (struct timespec){0, 1000000000};
@@ -134,7 +134,7 @@ CASE(clock_nanosleep_forms) {
     if (t.tv_nsec >= 1000000000) t.tv_sec++, t.tv_nsec -= 1000000000;
     double start = now();
     CHECK(clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &t, NULL) == 0);
-    CHECK(now() - start > 0.04 && now() - start < 2);
+    CHECK(now() - start > 0.04 && now() - start < 4);
     t = (struct timespec){0, 0};
     CHECK(clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, &t, NULL) == 0);
     FAILS(syscall(SYS_clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, &t, NULL), EOPNOTSUPP);
@@ -180,7 +180,7 @@ CASE(sigcont_with_a_handler_interrupts) {
         on(SIGCONT, 0);
         struct timespec request = {10, 0}, rest = {0};
         FAILS(nanosleep(&request, &rest), EINTR);
-        CHECK(count == 1 && rest.tv_sec == 9);
+        CHECK(count == 1 && rest.tv_sec >= 5 && rest.tv_sec < 10);
     });
     wait_for_state(sleeper, 'S');
     int status;
