@@ -27,6 +27,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     signal,
     socket,
     socket_message,
+    splice,
     stat,
     storage,
     system,

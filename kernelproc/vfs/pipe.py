@@ -20,6 +20,7 @@ from polynix.kernelproc.uapi.ioctls import FIONREAD
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from polynix.kernelproc.uapi.stat import S_IFIFO
 from polynix.kernelproc.vfs.anon import AnonFileSystems
+from polynix.kernelproc.vfs.buffers import BytesOutputBuffer
 from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps
@@ -181,6 +182,41 @@ class Pipe:
             if not taken:
                 raise
         return taken
+
+    # -- splicing -----------------------------------------------------------------------------------------------------------
+
+    def take(self, limit: int) -> bytes:
+        """Up to ``limit`` bytes off the front, for splice; never past a packet."""
+        out = BytesOutputBuffer(limit)
+        self.read(out)
+        return bytes(out.data)
+
+    def put_back(self, data: bytes) -> None:
+        """The end of what :meth:`take` gave could not be delivered: it is the front again."""
+        if data:
+            buffer = PipeBuffer(data, mergeable=False)
+            self.buffers.appendleft(buffer)
+            self.used += buffer.slots
+            self.queue.notify(IN)
+
+    def insert(self, data: bytes) -> None:
+        """Splice pages in at the end; nothing is merged into them. The caller has looked for room."""
+        if data:
+            buffer = PipeBuffer(data, mergeable=False)
+            self.buffers.append(buffer)
+            self.used += buffer.slots
+            self.queue.notify(IN)
+
+    def peek(self, limit: int) -> bytes:
+        """The first ``limit`` bytes, left where they are (tee)."""
+        pieces = []
+        for buffer in self.buffers:
+            piece = bytes(memoryview(buffer.data)[buffer.start : buffer.start + limit])
+            pieces.append(piece)
+            limit -= len(piece)
+            if not limit:
+                break
+        return b"".join(pieces)
 
     def resize(self, task: Task, size: int) -> int:
         """F_SETPIPE_SZ: capacity rounded up to a power of two of pages. Errors: EINVAL, EPERM, EBUSY (more is in use)."""
