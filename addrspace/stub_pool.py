@@ -41,7 +41,12 @@ class StubPool:
                 mm = None
         if mm is None:
             region = self.regions.new_region()
-            mm = self._add(self.monitor.spawn(region.fd), region)
+            try:
+                stub = self.monitor.spawn(region.fd)
+            except BaseException:
+                region.close()
+                raise
+            mm = self._add(stub, region)
         self.refill()
         return mm
 

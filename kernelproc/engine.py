@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWEEP_TIMERS = 1024  # from so many timers on, cancelled ones are taken out of the heap when their number may have doubled
+LONGEST_SLEEP_NS = 1 << 60  # 36 years: a guest may name any time, a host call not
 
 
 class Interrupted(Errno):
@@ -107,6 +108,7 @@ class Engine:
         self._events: dict[int, Callable[[int], None]] = {}
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from other threads
         self._stopped = False
+        self._failure: Exception | None = None
 
     # -- routines ---------------------------------------------------------------------------------------------------------------------------
 
@@ -213,17 +215,23 @@ class Engine:
         """End :meth:`run` after the current turn."""
         self._stopped = True
 
+    def fail(self, error: Exception) -> None:
+        """End :meth:`run` after the current turn with ``error``: the kernel cannot go on."""
+        self._failure = error
+        self._stopped = True
+
     def run(self) -> None:
-        """Turn until :meth:`stop`."""
+        """Turn until :meth:`stop`. Errors: what :meth:`fail` was given."""
         while not self._stopped:
             self.turn()
+        if self._failure is not None:
+            raise self._failure
 
     def turn(self) -> None:
         """One turn: run what is ready, expire timers, wait, handle what came."""
         ready = self._ready
         while ready:
-            routine, value, error = ready.popleft()
-            self._step(routine, value, error)
+            self._call(self._step, *ready.popleft())
             ready = self._ready  # kill() may have replaced it
         timeout = self._expire_timers() if self._timers else -1
         if self._stopped:
@@ -275,7 +283,7 @@ class Engine:
                 heapq.heappop(timers)
                 continue
             if deadline > now:
-                return 0 if self._ready else deadline - now
+                return 0 if self._ready else min(deadline - now, LONGEST_SLEEP_NS)
             heapq.heappop(timers)
             callback, arguments = timer.callback, timer.arguments
             timer.cancel()

@@ -8,6 +8,7 @@ resume.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._restricted import (
@@ -78,6 +79,12 @@ def count_io(task: Task, number: int, count: int) -> None:
     amount, calls = IO_WORDS[number]
     task.counters[amount] += count
     task.counters[calls] += 1
+
+
+class RestrictedModeUnavailable(Exception):
+    """The host does not let stubs start; the text is one line."""
+
+    expected = True
 
 
 class SyscallLoop:
@@ -392,6 +399,9 @@ class SyscallLoop:
         status = stub.reap()
         if not mm.dead:
             log.debug("restricted process %d died with status %s", stub.pid, status)
+            failure = None if mm.ready else stub.start_error()
+            if failure is not None:
+                self.engine.fail(RestrictedModeUnavailable(f"cannot start restricted processes: {failure[0]}: {os.strerror(failure[1])}"))
             self.kernel.stubs.discard(mm)
             address_space_died(self.kernel, mm)
         stub.close()

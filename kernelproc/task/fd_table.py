@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 from polynix.kernelproc.errno import Errno
@@ -13,6 +14,8 @@ from polynix.kernelproc.vfs.locks import release_posix_locks
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.file_object import FileObject
+
+log = logging.getLogger(__name__)
 
 
 class LimitSource(Protocol):
@@ -164,6 +167,8 @@ class FdTable:
                     self.close(fd, task)
                 except Errno:
                     pass  # the descriptor is gone all the same; only close(2) reports it
+                except Exception as error:  # nor may one file's defect keep a process from its end
+                    log.error("closing descriptor %d failed inside the kernel", fd, exc_info=error)
 
     def __len__(self) -> int:
         return len(self.files)

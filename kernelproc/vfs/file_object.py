@@ -78,7 +78,9 @@ class FileObject:
                 release_description_locks(self)
             if self.expando is not None:
                 for attached in list(self.expando.values()):
-                    attached.file_closed(self)
+                    closed = getattr(attached, "file_closed", None)  # what only remembers something needs no goodbye
+                    if closed is not None:
+                        closed(self)
             try:
                 self.ops.close(self)
             finally:
