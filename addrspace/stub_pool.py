@@ -77,6 +77,8 @@ class StubPool:
         """A stub died; if it was a spare one, another will be made in its place."""
         if mm in self.spares:
             self.spares.remove(mm)
+            if mm.ready:
+                self.refill()
 
     def close(self) -> None:
         """End all spares."""
