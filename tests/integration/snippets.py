@@ -18,6 +18,7 @@ from pathlib import Path
 from harness import PATH, Case, directory, environment, run_cases, run_native, run_polynix
 
 HERE = Path(__file__).parent
+_JOB_REPORT = r"s,: line \([0-9]*\):  *[0-9][0-9]* ,: line \1: PID ,"
 _DIRECTIVE = re.compile(r"^# (shell|needs|batch|timeout): (.*)$")
 
 
@@ -80,7 +81,7 @@ def _driver(file: SnippetFile, names: list[str], where: Path) -> list[str]:
             f"echo '[ RUN ] {name}'",
             f"mkdir {where}/{number} && cd {where}/{number}",
             f"{run} </dev/null >../{number}.out 2>&1",
-            f"status=$?; sed -e 's,{where}/{number},@DIR@,g' -e 's,: line \\([0-9]*\\):  *[0-9][0-9]* ,: line \\1: PID ,' ../{number}.out; echo; echo \"exit $status\"",
+            f"status=$?; sed -e 's,{where}/{number},@DIR@,g' -e '{_JOB_REPORT}' ../{number}.out; echo; echo \"exit $status\"",
             f"echo '[ OK ] {name}'",
         ]
     driver = where / "driver"

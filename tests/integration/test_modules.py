@@ -7,9 +7,7 @@ import sys
 
 
 def polynix(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "polynix.tools.cli", "run", *arguments], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
-    )
+    return subprocess.run([sys.executable, "-m", "polynix.tools.cli", "run", *arguments], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def test_inject_fails_every_nth_call_of_one_program() -> None:
