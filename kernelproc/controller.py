@@ -166,6 +166,8 @@ class Controller:
                 if file.references:
                     file.release()
             raise
+        for observer in kernel.syscall_observers:
+            observer.started(task, argv, env)
         if console is not None:
             self.console = console
             console.terminal.set_window(*message["window"])

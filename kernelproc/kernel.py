@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.clock import Clock
     from polynix.kernelproc.engine import Engine
     from polynix.kernelproc.kthreads import KernelThreads
+    from polynix.kernelproc.observer import SyscallObserver
     from polynix.kernelproc.shared_region import SharedRegion
     from polynix.kernelproc.syscall_loop import SyscallLoop
     from polynix.kernelproc.task.task import Task
@@ -35,14 +36,6 @@ class UtsNamespace:
 
     def copy(self) -> UtsNamespace:
         return UtsNamespace(self.nodename, self.domainname)
-
-
-class SyscallObserver(Protocol):
-    """Sees every system call (strace, statistics, fault injection). ``enter`` may answer in the kernel's place by returning a result."""
-
-    def enter(self, task: Task, number: int, arguments: tuple[int, ...]) -> int | None: ...
-
-    def leave(self, task: Task, number: int, arguments: tuple[int, ...], result: int | None) -> None: ...
 
 
 class Kernel:

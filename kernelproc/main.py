@@ -31,6 +31,7 @@ from polynix.kernelproc.notes import Notes
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.shared_region import SharedRegion
 from polynix.kernelproc.syscall_loop import SyscallLoop
+from polynix.kernelproc.task.builtin_init import start_builtin_init
 
 if TYPE_CHECKING:
     from polynix.kernelproc.options import ContainerOptions
@@ -54,6 +55,8 @@ def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket
     mount_file_systems(kernel, options)
     enable_features(kernel, options)
     start_tracing(kernel, options)
+    if options.builtin_init:
+        start_builtin_init(kernel)
     channel = ControlChannel(control_path, bind=False)
     Controller(kernel, options, channel, peer)
     gc.freeze()  # what boot made lives as long as the kernel; collections need not look at it
@@ -148,9 +151,7 @@ def start_tracing(kernel: Kernel, options: ContainerOptions) -> None:
 def shut_down(kernel: Kernel) -> None:
     """End every guest and let go of everything that has a name."""
     for observer in kernel.syscall_observers:
-        close = getattr(observer, "close", None)
-        if close is not None:
-            close()
+        observer.close()
     kernel.stubs.close()
     if kernel.region is not None:
         kernel.region.close()

@@ -65,7 +65,6 @@ from polynix.kernelproc.vfs.ops import FileOps, Result
 
 if TYPE_CHECKING:
     from polynix.kernelproc.devices.tty import Terminal
-    from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.buffers import InputBuffer, OutputBuffer
     from polynix.kernelproc.vfs.file_object import FileObject
@@ -90,16 +89,6 @@ _SET_MODES = {  # request: (size of the argument, wait for the output, flush the
 _CHANGES = frozenset({*_SET_MODES, TIOCSPGRP, TCSBRK, TCSBRKP, TCXONC, TCFLSH, TIOCSETD})  # a background task gets SIGTTOU
 
 
-def current_task(kernel: Kernel) -> Task | None:
-    """On whose behalf the kernel runs now."""
-    routine = kernel.engine.current
-    if routine is not None and routine.owner is not None:
-        task: Task = routine.owner
-        return task
-    loop = kernel.loop
-    return loop.current if loop is not None else None
-
-
 class TerminalFile(FileOps):
     """One open description of a terminal (the slave side of a pty, or the console)."""
 
@@ -122,9 +111,7 @@ class TerminalFile(FileOps):
         terminal = self.terminal
         if self.hung_up:
             return 0
-        task = current_task(terminal.kernel)
-        if task is not None:
-            terminal.check_change(task, SIGTTIN)
+        terminal.check_change(terminal.kernel.current_task(), SIGTTIN)
         discipline = terminal.discipline
         if not out.remaining:
             return 0
@@ -192,9 +179,7 @@ class TerminalFile(FileOps):
         if self.hung_up or terminal.other_closed:
             return -EIO
         if terminal.modes.lflag & TOSTOP:
-            task = current_task(terminal.kernel)
-            if task is not None:
-                terminal.check_change(task, SIGTTOU)
+            terminal.check_change(terminal.kernel.current_task(), SIGTTOU)
         total = 0
         while data.remaining:
             done = terminal.write(data.peek(min(data.remaining, _WRITE_CHUNK)))

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.observer import SyscallObserver
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.uapi import errno as errno_names
 from polynix.kernelproc.uapi.errno import EINVAL
@@ -46,7 +47,7 @@ class Rule:
         return self.calls % self.every == 0
 
 
-class Injector:
+class Injector(SyscallObserver):
     """An observer that answers calls in the kernel's place."""
 
     def __init__(self, rules: list[Rule]) -> None:

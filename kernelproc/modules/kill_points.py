@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.observer import SyscallObserver
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.uapi.errno import EINVAL
 
@@ -31,7 +32,7 @@ DEATH_MS = 50  # half of the victims are seen dead before the kernel goes on
 TIMER_NS = 3_000_000
 
 
-class Killer:
+class Killer(SyscallObserver):
     """Decides at each point, by its own random generator, who dies."""
 
     def __init__(self, kernel: Kernel, settings: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.notes import Notes
+from polynix.kernelproc.observer import SyscallObserver
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.syscalls.table import names
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 BUCKETS = 32  # of a base-2 logarithmic histogram of microseconds
 
 
-class SyscallStatistics:
+class SyscallStatistics(SyscallObserver):
     """An observer of all system calls. A call that never returns (exit, a handler's end) is counted without a latency."""
 
     def __init__(self, kernel: Kernel, print_at_end: bool) -> None:

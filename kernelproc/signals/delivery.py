@@ -74,6 +74,8 @@ def prepare_return(task: Task, result: int | None) -> bool:
         action = state.actions.get(info.signo)
         if action.handler == SIG_IGN:
             continue
+        for observer in task.kernel.syscall_observers:
+            observer.signal(task, info)
         if action.handler == SIG_DFL:
             _default_action(task, info)
             continue

@@ -70,6 +70,8 @@ def exit_task(task: Task, wait_status: int) -> None:
     group = task.group
     task.exited = True
     task.exit_code = wait_status
+    for observer in kernel.syscall_observers:
+        observer.exited(task, wait_status)
     cpu_time.retire(task)
     routine, task.routine = task.routine, None
     if routine is not None and routine is not kernel.engine.current:

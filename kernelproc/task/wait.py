@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import ECHILD
 from polynix.kernelproc.uapi.signal import CLD_CONTINUED, CLD_EXITED, CLD_KILLED, CLD_STOPPED
@@ -97,4 +98,11 @@ async def wait_for_child(task: Task, matches: Callable[[ThreadGroup], bool], opt
             raise Errno(ECHILD)
         if options & WNOHANG:
             return None
-        await group.child_wait.wait()
+        try:
+            await group.child_wait.wait()
+        except Interrupted:
+            # The signal may be the SIGCHLD of a child that has ended: then that is the answer, and the handler runs on the way back.
+            event, _ = poll_children(group, matches, options)
+            if event is None:
+                raise
+            return event
