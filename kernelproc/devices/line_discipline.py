@@ -65,6 +65,11 @@ _NEWLINE, _RETURN, _TAB, _BACKSPACE, _DELETE, _ESCAPED = 10, 13, 9, 8, 127, 255
 _INPUT_EFFECTS = ISTRIP | IUCLC | IGNCR | ICRNL | INLCR | IXON | PARMRK
 _LOCAL_EFFECTS = ISIG | ICANON | ECHO | ECHONL
 _PLAIN_OUTPUT = bytes(range(0x20, 0x7F))
+# The kernel's ctype is Latin-1, and takes sharp s for the lower case of an inverted question mark.
+_CAPITALS = (*range(0x41, 0x5B), *range(0xC0, 0xD7), *range(0xD8, 0xDF))
+_SMALL = (*range(0x61, 0x7B), *range(0xDF, 0xF7), *range(0xF8, 0x100))
+_LOWER = bytes(code + 0x20 if code in _CAPITALS else code for code in range(256))
+_UPPER = bytes(code - 0x20 if code in _SMALL else code for code in range(256))
 
 
 class LineHost(Protocol):
@@ -148,8 +153,8 @@ class LineDiscipline:
             self._literal_next = False
             self._take(character)
             return
-        if iflag & IUCLC and lflag & IEXTEN and 0x41 <= character <= 0x5A:
-            character += 0x20
+        if iflag & IUCLC and lflag & IEXTEN:
+            character = _LOWER[character]
         if lflag & EXTPROC:
             self._put(character)
             return
@@ -229,16 +234,13 @@ class LineDiscipline:
             self._finish_erasing()
             if self.canon_head == self.head:
                 self.canon_column = self.column
-            if character == _NEWLINE:
-                self._echo_raw(_NEWLINE)
-            else:
-                self._echo(character)
+            self._echo(character)
         if character == _ESCAPED and self.modes.iflag & PARMRK:
             self._put(character)
         self._put(character)
 
     def _put(self, character: int) -> None:
-        if self.head - self.tail >= BUFFER_SIZE - 1 and self.modes.lflag & ICANON and self.canon_head == self.tail:
+        if self.head - self.tail >= BUFFER_SIZE and self.modes.lflag & ICANON and self.canon_head == self.tail:
             # One line that fills the buffer: its end may still come, the rest of it is lost.
             self._drop_last()
         self._buffer.append(character)
@@ -249,7 +251,7 @@ class LineDiscipline:
         self.head -= 1
 
     def _end_line(self, character: int, end_of_file: bool = False) -> None:
-        if self.head - self.tail >= BUFFER_SIZE - 1:
+        if self.head - self.tail >= BUFFER_SIZE:
             self._drop_last()
         self._buffer.append(character)
         self.line_ends.append(self.head)
@@ -394,7 +396,10 @@ class LineDiscipline:
             self._echo_raw(character)
 
     def _echo_raw(self, character: int) -> None:
-        if self.modes.oflag & OPOST:
+        if character == _ESCAPED:  # the echo buffer's own escape: Linux puts it out as it is
+            self._echoed.append(character)
+            self.column += 1
+        elif self.modes.oflag & OPOST:
             self._process(character, self._echoed)
         else:
             self._echoed.append(character)
@@ -526,8 +531,8 @@ class LineDiscipline:
         elif character == _BACKSPACE:
             self.column = max(0, self.column - 1)
         elif not _is_control(character):
-            if oflag & OLCUC and 0x61 <= character <= 0x7A:
-                character -= 0x20
+            if oflag & OLCUC:
+                character = _UPPER[character]
             if not self._is_continuation(character):
                 self.column += 1
         out.append(character)
