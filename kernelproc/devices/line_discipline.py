@@ -149,12 +149,12 @@ class LineDiscipline:
         iflag, lflag, cc = modes.iflag, modes.lflag, modes.cc
         if iflag & ISTRIP:
             character &= 0x7F
+        if iflag & IUCLC and lflag & IEXTEN:
+            character = _LOWER[character]
         if self._literal_next:
             self._literal_next = False
             self._take(character)
             return
-        if iflag & IUCLC and lflag & IEXTEN:
-            character = _LOWER[character]
         if lflag & EXTPROC:
             self._put(character)
             return
