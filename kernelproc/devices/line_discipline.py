@@ -177,16 +177,17 @@ class LineDiscipline:
                 return
         if self.host.stopped and iflag & IXON and iflag & IXANY:
             self.host.start_output()
+        translated = False
         if character == _RETURN:
             if iflag & IGNCR:
                 return
             if iflag & ICRNL:
-                character = _NEWLINE
+                character, translated = _NEWLINE, True
         elif character == _NEWLINE and iflag & INLCR:
             character = _RETURN
         if lflag & ICANON and self._receive_canonical(character, lflag, cc):
             return
-        self._take(character)
+        self._take(character, translated)
 
     def _receive_canonical(self, character: int, lflag: int, cc: bytearray) -> bool:
         """The editing characters and the ends of lines; False for plain text."""
@@ -229,12 +230,15 @@ class LineDiscipline:
             return True
         return False
 
-    def _take(self, character: int) -> None:
+    def _take(self, character: int, translated: bool = False) -> None:
         if self.modes.lflag & ECHO:
             self._finish_erasing()
             if self.canon_head == self.head:
                 self.canon_column = self.column
-            self._echo(character)
+            if translated and character == _NEWLINE:
+                self._echo_raw(character)  # while one that was typed outside of canonical mode shows as ^J
+            else:
+                self._echo(character)
         if character == _ESCAPED and self.modes.iflag & PARMRK:
             self._put(character)
         self._put(character)
