@@ -9,6 +9,7 @@ else knows the format.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 _TAG = struct.Struct("<I")
 MAX_DESCRIPTORS = 16
+MAX_SOCKET_PATH = 107  # bytes, without the final NUL
 
 Message = dict[str, Any]
 
@@ -35,6 +37,10 @@ class ControlChannel:
         self.socket = self._context.socket(zmq.PAIR)
         self.socket.linger = 1000
         self.socket.reconnect_ivl = 5
+        self._directory = -1
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:  # sun_path is short; the directory's descriptor is a shorter name for it
+            self._directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            path = f"/proc/self/fd/{self._directory}/{os.path.basename(path)}"
         address = "ipc://" + path
         if bind:
             self.socket.bind(address)
@@ -63,6 +69,9 @@ class ControlChannel:
         """Send what is queued, for at most ``linger_ms``, and close."""
         self.socket.close(linger=linger_ms)
         self._context.term()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
 
 def descriptor_socket_pair() -> tuple[socket.socket, socket.socket]:

@@ -127,20 +127,23 @@ class Controller:
         request = message["id"]
         try:
             task = await self._start(message, descriptors)
+        except _NoDirectory as error:
+            self._fail(request, error.errno, os.strerror(error.errno), message["cwd"])
+            return
         except Errno as error:
-            self.send("failed", id=request, errno=error.errno, message=os.strerror(error.errno))
-            self._end_if_unused()
+            self._fail(request, error.errno, os.strerror(error.errno), message["argv"][0])
             return
         except Exception as error:
             log.exception("cannot start %r", message["argv"])
-            self.send("failed", id=request, errno=0, message=f"cannot start {message['argv'][0]}: {error}")
-            self._end_if_unused()
+            self._fail(request, 0, f"cannot start {message['argv'][0]}: {error}", message["argv"][0])
             return
         group = self.groups[request] = task.group
         self.send("spawned", id=request, pid=group.pid)
         self.kernel.kthreads.spawn(self._watch(request, group), f"watch {group.pid}")
 
-    def _end_if_unused(self) -> None:
+    def _fail(self, request: int, number: int, message: str, path: str) -> None:
+        """The program could not be started, because of ``path``; without any program the container ends."""
+        self.send("failed", id=request, errno=number, message=message, path=path)
         if self.kernel.init is None:
             self.kernel.engine.stop()
 
@@ -182,9 +185,9 @@ class Controller:
             if not place.node.is_directory:
                 raise Errno(ENOTDIR)
             fs.cwd = place
-        except Errno:
+        except Errno as error:
             if message["cwd_required"]:
-                raise
+                raise _NoDirectory(error.errno) from None
 
     async def _watch(self, request: int, group: ThreadGroup) -> None:
         """Report the end of a program, and with pid 1 the container's."""
@@ -203,6 +206,10 @@ class Controller:
         for request, known in self.groups.items():
             if known is group:
                 self.send("stopped", id=request, signal=signal, code=CLD_STOPPED)
+
+
+class _NoDirectory(Errno):
+    """The working directory that was asked for cannot be entered."""
 
 
 def _move_up(fd: int) -> int:

@@ -155,7 +155,7 @@ class Container:
         if op == "spawned":
             process.pid = message["pid"]
         elif op == "failed":
-            process.error = (message["errno"], message["message"])
+            process.error = (message["errno"], message["message"], message["path"])
         elif op == "exited":
             process.returncode = os.waitstatus_to_exitcode(message["status"])
             del self.processes[process.id]
@@ -204,7 +204,7 @@ class Process:
         self.id = 0
         self.pid = 0
         self.returncode: int | None = None
-        self.error: tuple[int, str] | None = None
+        self.error: tuple[int, str, str] | None = None  # errno, its text, what it is about
         self.on_stop: Callable[[int], None] | None = None
         self.stdin: IO[Any] | None = None
         self.stdout: IO[Any] | None = None
@@ -233,8 +233,8 @@ class Process:
             }
             container.request_spawn(self, descriptors, fields)
             if self.error is not None:
-                number, message = self.error
-                raise OSError(number, message, os.fspath(self.args[0])) if number else ContainerError(message)
+                number, message, about = self.error
+                raise OSError(number, message, about) if number else ContainerError(message)
         except BaseException:
             to_close += [fd for fd in ours if fd is not None]
             raise

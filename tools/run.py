@@ -56,6 +56,7 @@ class _Run:
         self.terminal = HostTerminal.of_caller()
         self.process: Process | None = None
         self._starting = True
+        self._early = 0  # fatal signals that came before the program had started
 
     def run(self) -> int:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*GROUP_SIGNALS, *PROCESS_SIGNALS))
@@ -74,6 +75,8 @@ class _Run:
         except OSError as error:
             self.terminal.restore()
             number = error.errno or 0
+            if error.filename is not None and os.fsencode(error.filename) != os.fsencode(self.command[0]):
+                return _fail(f"{error.filename}: {os.strerror(number)}")
             _fail(f"{self.command[0]}: {os.strerror(number) if number else error}")
             return EXIT_NOT_FOUND if number == ENOENT else EXIT_NOT_EXECUTABLE
         finally:
@@ -112,10 +115,14 @@ class _Run:
         self._unanswered = self._heard = 0
 
     def _noted(self, number: int, _frame: object) -> None:
-        """The wake-up descriptor carries the number. As long as there is no program to send it to, a signal ends us."""
+        """The wake-up descriptor carries the number, to a program that is still starting, too; but a start that two signals do
+        not end is given up.
+        """
         if self._starting and number in FATAL_SIGNALS:
-            self._starting = False
-            raise _EndedBySignal(number)
+            self._early += 1
+            if self._early > 1:
+                self._starting = False
+                raise _EndedBySignal(number)
 
     def _signal(self, number: signal.Signals) -> None:
         process = self.process

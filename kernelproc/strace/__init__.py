@@ -2,8 +2,7 @@
 loop.
 
 A call's line is written when it ends, so that what it returned in memory can be shown. While it blocks, its beginning is written
-as soon as the kernel has nothing else to do, or, when another task's line comes between, as ``<unfinished ...>`` with ``<...
-resumed>`` later.
+after a moment, or, when another task's line comes between, as ``<unfinished ...>`` with ``<... resumed>`` later.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 _COLUMN = 40  # results are aligned, as strace's -a
+_BLOCKED_NS = 5_000_000  # a call that takes longer shows its beginning
 _ADDRESS_RESULTS = frozenset({"mmap", "mremap", "brk", "shmat"})
 _RESTARTS = {
     512: "To be restarted if SA_RESTART is set", 513: "To be restarted", 514: "To be restarted if no handler",
@@ -41,7 +41,8 @@ class Strace(SyscallObserver):
         self._open: dict[int, tuple[Call, Signature]] = {}  # by tid: calls in progress
         self._partial: int | None = None  # the tid whose beginning stands at the end of the last line, unfinished
         self._shown: set[int] = set()  # tids whose beginning was written as <unfinished ...>
-        kernel.engine.before_sleep.append(self._before_sleep)
+        self.engine = kernel.engine
+        self._timer_runs = False
 
     # -- what the system call loop tells --------------------------------------------------------------------------------------
 
@@ -61,6 +62,9 @@ class Strace(SyscallObserver):
             return
         known = signature(number)
         self._open[task.tid] = (Call(task, number, arguments), known)
+        if not self._timer_runs:
+            self._timer_runs = True
+            self.engine.call_later(_BLOCKED_NS, self._show_blocked)
         if known.name in ("exit", "exit_group", "rt_sigreturn", "execve", "execveat"):
             self._begin(task.tid)  # its arguments will not be there at the end
 
@@ -160,9 +164,10 @@ class Strace(SyscallObserver):
         except OSError:
             self.output = open(os.devnull, "w")  # noqa: SIM115
 
-    def _before_sleep(self) -> None:
-        """Nothing else to do: show what the tasks are blocked in."""
-        for tid in self._open:
+    def _show_blocked(self) -> None:
+        """Some time after a call began: show what is still in progress."""
+        self._timer_runs = False
+        for tid in list(self._open):
             if tid != self._partial and tid not in self._shown:
                 self._begin(tid)
         try:
