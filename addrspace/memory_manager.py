@@ -12,7 +12,7 @@ import errno
 from bisect import bisect_right
 from typing import Any
 
-from polynix.addrspace._restricted import GUEST_LIMIT, Slot, Stub
+from polynix.addrspace._restricted import GUEST_LIMIT, SLOT_COUNT, Slot, Stub
 from polynix.addrspace._usercopy import MemoryObject, UserMap
 from polynix.addrspace.host_calls import HostCalls
 from polynix.addrspace.vma import MappedFile, Vma, VmaKind
@@ -473,14 +473,23 @@ class MemoryManager:
     # -- slots ------------------------------------------------------------------------------------------------------------------------------
 
     def take_slot(self) -> tuple[Slot, bool]:
-        """A slot for a new thread and whether its host thread already exists (parked)."""
+        """A slot for a new thread and whether its host thread already exists (parked). Errors: EAGAIN when a stub's threads are all in use."""
         if self.parked_slots:
             return self.parked_slots.pop(), True
         if self.free_slots:
             return self.stub.slot(self.free_slots.pop()), False
         index = self.next_slot
+        if index >= SLOT_COUNT:
+            raise OSError(errno.EAGAIN, "no thread left in the address space")
         self.next_slot += 1
         return self.stub.slot(index), False
+
+    def return_slot(self, slot: Slot, parked: bool) -> None:
+        """Undo :meth:`take_slot`."""
+        if parked:
+            self.parked_slots.append(slot)
+        else:
+            self.free_slots.append(slot.index)
 
     def park_slot(self, slot: Slot) -> None:
         """A thread ended; its host thread waits for the next one."""

@@ -59,7 +59,7 @@ class SyscallStatistics(SyscallObserver):
             }
             for number, (calls, errors, total, longest) in self.calls.items()
         ]
-        return sorted(rows, key=lambda row: -row["total_us"])  # type: ignore[operator]
+        return sorted(rows, key=lambda row: -row["total_us"])
 
     def close(self) -> None:
         """The container ended."""

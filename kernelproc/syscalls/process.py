@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
@@ -197,6 +198,7 @@ async def waitid(task: Task, which: Int, identity: Pid, info: UserAddress, optio
     """man 2 waitid"""
     if options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WCLONE_BITS) or not options & (WEXITED | WSTOPPED | WCONTINUED):
         raise Errno(EINVAL)
+    matches: Callable[[ThreadGroup], bool]
     if which == P_ALL:
         matches = _any
     elif which == P_PID:

@@ -105,6 +105,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
     borrow = flags & (CLONE_VM | CLONE_VFORK | CLONE_SETTLS) == CLONE_VM | CLONE_VFORK
     mm = task.mm if flags & CLONE_VM else kernel.stubs.take()
     pidfd = -1
+    thread_slot, parked = mm.take_slot() if flags & CLONE_VM and not borrow else (parent_slot, False)
     try:
         if not flags & CLONE_VM:
             while not mm.ready and not mm.dead:
@@ -123,6 +124,8 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
             task.files.close(pidfd, task)
         if mm is not task.mm:
             mm.destroy()
+        elif thread_slot is not parent_slot:
+            mm.return_slot(thread_slot, parked)
         raise
     if flags & CLONE_CHILD_SETTID:
         try:
@@ -142,7 +145,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
         cpu_time.borrow(child)
         _start(child, parent_slot, _child_frame(parent_slot, arguments))
     elif flags & CLONE_VM:
-        _start_thread(task, child, parent_slot, _child_frame(parent_slot, arguments), tls)
+        _start_thread(child, thread_slot, parked, parent_slot, _child_frame(parent_slot, arguments), tls)
     else:
         slot = mm.stub.slot(0)
         slot.push(NR_ARCH_PRCTL, ARCH_SET_FS, tls)
@@ -237,9 +240,8 @@ def _start(child: Task, slot: Slot, frame: bytes) -> None:
     child.kernel.loop.start(child)
 
 
-def _start_thread(task: Task, child: Task, parent_slot: Slot, frame: bytes, tls: int) -> None:
+def _start_thread(child: Task, slot: Slot, parked: bool, parent_slot: Slot, frame: bytes, tls: int) -> None:
     """A host thread of the same stub: a parked one is reused, a new one is cloned by the parent's next batch and starts by itself."""
-    slot, parked = task.mm.take_slot()
     if parked:
         child.slot = slot
         cpu_time.attach(child)
