@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from polynix.kernelproc.signals.send import send_to_group, send_to_task
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.uapi.fcntl import F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID
-from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
+from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM
 from polynix.kernelproc.uapi.signal import POLL_ERR, POLL_HUP, POLL_IN, POLL_OUT, POLL_PRI, SI_KERNEL, SIGIO
 from polynix.kernelproc.wait_queue import WaitEntry
 
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.wait_queue import WaitQueue
 
-# Event -> si_code of a queued signal, in the order in which Linux's drivers report them.
-_CODES: Final = ((POLLIN, POLL_IN), (POLLOUT, POLL_OUT), (POLLERR, POLL_ERR), (POLLPRI, POLL_PRI), (POLLHUP, POLL_HUP))
+# (event, si_code of a queued signal, its si_band), in the order in which one is chosen (fs/fcntl.c, band_table).
+_CODES: Final = (
+    (POLLIN, POLL_IN, POLLIN | POLLRDNORM),
+    (POLLOUT, POLL_OUT, POLLOUT | POLLWRNORM | POLLWRBAND),
+    (POLLERR, POLL_ERR, POLLERR),
+    (POLLPRI, POLL_PRI, POLLPRI | POLLRDBAND),
+    (POLLHUP, POLL_HUP, POLLHUP | POLLERR),
+)
 _INTERESTING: Final = POLLIN | POLLOUT | POLLERR | POLLPRI | POLLHUP
 
 
@@ -59,9 +65,10 @@ class AsyncNotification:
 
     def _notified(self, events: int) -> bool:
         ready = events & self.file.ops.query_events(self.file) & _INTERESTING
-        code = next((code for event, code in _CODES if ready & event), None)
-        if code is not None:
-            send_sigio(self.kernel, self.file, self.fd, code, ready)
+        for event, code, band in _CODES:
+            if ready & event:
+                send_sigio(self.kernel, self.file, self.fd, code, band)
+                break
         return False  # watches, takes no wake-up
 
     def file_closed(self, file: FileObject) -> None:
