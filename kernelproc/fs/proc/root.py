@@ -179,19 +179,18 @@ class ProcRoot(Directory):
             return super().lookup(node, name)
         pid = int(name)
         group = self.kernel.pids.thread_groups.get(pid)
-        if group is None or name != b"%d" % pid:
+        # A thread's directory can be entered by name, and shows that thread, but is not listed.
+        task = group.leader if group is not None else self.kernel.pids.tasks.get(pid)
+        if task is None or name != b"%d" % pid:
             self._tasks.pop(pid, None)
-            task = self.kernel.pids.tasks.get(pid)  # a thread's directory can be entered by name, but is not listed
-            if task is None:
-                raise Errno(ENOENT)
-            group = task.group
+            raise Errno(ENOENT)
         cached = self._tasks.get(pid)
-        if cached is not None and cached[0] is group.leader:
+        if cached is not None and cached[0] is task:
             return cached[1]
-        made = task_node(node.fs, group.leader)
+        made = task_node(node.fs, task)
         if len(self._tasks) > 2 * len(self.kernel.pids.thread_groups) + 8:
             self._tasks = {number: kept for number, kept in self._tasks.items() if number in self.kernel.pids.thread_groups}
-        self._tasks[pid] = (group.leader, made)
+        self._tasks[pid] = (task, made)
         return made
 
     def list(self, node: FsNode) -> Iterable[tuple[bytes, int]]:
