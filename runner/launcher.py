@@ -21,6 +21,7 @@ def fork_kernel_process(options: ContainerOptions, directory: str, peer: socket.
     ``close`` are descriptors that are not the kernel's.
     """
     import multiprocess
+    import zmq  # noqa: F401  # both sides need it; no context exists before the fork
 
     process = multiprocess.get_context("fork").Process(target=kernel_process, args=(options, directory, peer, close), name="polynix-kernel")
     process.start()
