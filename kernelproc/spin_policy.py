@@ -1,11 +1,12 @@
-"""When the loop spins for the next exit, and when it sleeps.
+"""When the loop spins for the next exit, when threads spin for the loop's answer, and when they sleep.
 
 A wake-up of an idle core costs about 25 µs each way, more than a system call's whole work, so spinning briefly pays while guests converse with the
 kernel; it hurts when they compute, and when there are more runnable threads than CPUs. Two modes:
 
 - HOT: the kernel and the exiting guest thread both spin for ``HOT_SPIN_NS``. Held while running guests + 1 fit the CPUs and spins succeed.
-- QUIET: nobody spins, for a time that doubles from 1 to 64 ms with each relapse; entered after ``FAILURES_ALLOWED`` failed spins in a row. It ends
-  early when guests come back so soon, ``PROMPT_EXITS`` times in a row, that spinning would have caught them.
+- QUIET: the kernel sleeps at once, for a time that doubles from 1 to 64 ms with each relapse; entered after ``FAILURES_ALLOWED`` failed spins in a row.
+  It ends early when guests come back so soon, ``PROMPT_EXITS`` times in a row, that spinning would have caught them. A guest thread still spins, for as
+  long as the kernel takes to wake up and answer (``ANSWER_SPIN_NS``), but not when its call blocks, and not after ``LATE_ANSWERS`` that came too late.
 
 The threads' share of the policy is ``Monitor.stub_spin``, which each of them gets with its resume. An idle container never spins: with no guest running,
 only timers and descriptors can bring work.
@@ -23,34 +24,33 @@ if TYPE_CHECKING:
 
 HOT_SPIN_NS = 25_000
 WAKE_UP_NS = 50_000  # what sleeping and being woken may add to a wait
+ANSWER_SPIN_NS = 60_000
 FIRST_QUIET_NS = 1_000_000
 LONGEST_QUIET_NS = 64_000_000
 FAILURES_ALLOWED = 2
 PROMPT_EXITS = 4
+LATE_ANSWERS = 4  # in one quiet time
 STEADY_SUCCESSES = 64  # in a row: the next quiet time is short again
 
 
 class SpinPolicy:
-    """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns."""
+    """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns; ``hot`` says which mode it is."""
 
-    __slots__ = ("_failures", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes", "cpus", "monitor", "now")
+    __slots__ = ("_failures", "_late_limit", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes", "cpus", "hot", "monitor", "now")
 
     def __init__(self, monitor: Monitor, cpus: int | None = None, now: Callable[[], int] = time.monotonic_ns) -> None:
         self.monitor = monitor
         self.cpus = cpus or len(os.sched_getaffinity(0))
         self.now = now
+        self.hot = True
         self._successes = 0
         self._failures = 0
         self._prompt = 0
         self._quiet_ns = FIRST_QUIET_NS
         self._quiet_until = 0
         self._slept_at = 0
+        self._late_limit = 0
         monitor.stub_spin = HOT_SPIN_NS
-
-    @property
-    def hot(self) -> bool:
-        """Whether threads are told to spin."""
-        return self.monitor.stub_spin != 0
 
     def before_wait(self) -> int:
         """Nanoseconds to spin in the coming wait."""
@@ -59,13 +59,16 @@ class SpinPolicy:
         if not running:
             return 0
         if running >= self.cpus:
+            self.hot = False
             monitor.stub_spin = 0
             return 0
         if self._quiet_until:
             if self.now() < self._quiet_until:
+                monitor.stub_spin = ANSWER_SPIN_NS if monitor.late_answers < self._late_limit else 0
                 return 0
             self._quiet_until = 0
             self._failures = FAILURES_ALLOWED - 1  # one more failure is a relapse
+        self.hot = True
         monitor.stub_spin = HOT_SPIN_NS
         return HOT_SPIN_NS
 
@@ -81,9 +84,11 @@ class SpinPolicy:
         """It spun in vain."""
         self._failures += 1
         if self._failures >= FAILURES_ALLOWED:
+            self.hot = False
             self._successes = 0
             self._prompt = 0
-            self.monitor.stub_spin = 0
+            self._late_limit = self.monitor.late_answers + LATE_ANSWERS
+            self.monitor.stub_spin = ANSWER_SPIN_NS
             self._quiet_until = self.now() + self._quiet_ns
             self._quiet_ns = min(self._quiet_ns * 2, LONGEST_QUIET_NS)
 

@@ -172,7 +172,10 @@ class SyscallLoop:
             self.return_to_user(task, None)
         elif result is not NO_RETURN:
             routine = task.routine = Routine(result, names[number], task, self._routine_done(task))
-            self.engine.start(routine)
+            engine = self.engine
+            engine.start(routine)
+            if task.routine is routine and not engine.spin.hot and task.slot is slot:
+                slot.calm_down()
 
     def _dispatch_observed(self, task: Task, slot: Slot, entry: Any, call: tuple[int, ...]) -> None:
         """The slow way: foreign entries, unknown calls, the guest's own seccomp, observers (strace, counters)."""

@@ -322,6 +322,7 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMemberDef members[] = {
+    {"late_answers", T_ULONGLONG, offsetof(Monitor, late_answers), READONLY, "resumes of threads that had spun in vain"},
     {"stub_spin", T_ULONGLONG, offsetof(Monitor, stub_spin), 0, "ns that a thread spins for the kernel before it sleeps, from its next resume on"},
     {NULL, 0, 0, 0, NULL},
 };

@@ -44,6 +44,7 @@ struct Monitor {
     uint32_t pending_clones; /* of all stubs: look at epoll more often while there are any */
     uint64_t last_poll;      /* time stamp of the last look at epoll */
     uint64_t ticks_per_us;
+    uint64_t late_answers;   /* resumes of threads that had spun in vain */
     uint64_t stub_spin;      /* ns that a thread may spin for the kernel before it sleeps, given to it at each resume */
     uint64_t vdso_parts;
     int64_t vdso_offset[4];
@@ -88,6 +89,7 @@ struct Slot {
     uint32_t architecture;
     uint32_t calls, calls_sent, calls_done;
     uint64_t spin; /* ns */
+    bool calm;     /* it was told not to spin */
     uint64_t fs_base, gs_base;
 };
 

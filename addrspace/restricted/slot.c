@@ -215,8 +215,11 @@ static int do_resume(Slot *slot, uint32_t how)
         return -1;
     /* The change of `state` comes first, so that futex can't miss it; then the look at `sleeping`. */
     __atomic_exchange_n(&control->state, STATE_RUNNING, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&control->sleeping, __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&control->sleeping, __ATOMIC_SEQ_CST)) {
+        monitor->late_answers += !slot->calm;
         syscall(SYS_futex, &control->state, FUTEX_WAKE, 1, NULL, NULL, 0);
+    }
+    slot->calm = monitor->stub_spin == 0;
     return 0;
 }
 
@@ -237,6 +240,16 @@ static PyObject *slot_resume_syscall(Slot *slot, PyObject *result)
         return NULL;
     frame->registers[REG_RAX] = word;
     return none_or_error(do_resume(slot, 0));
+}
+
+/* The answer will take long: the thread may stop spinning. */
+static PyObject *slot_calm_down(Slot *slot, PyObject *unused)
+{
+    if (slot->stub->area && slot->state == SLOT_HELD) {
+        __atomic_store_n(&slot->control->spin, 0, __ATOMIC_RELAXED);
+        slot->calm = true;
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *slot_park(Slot *slot, PyObject *unused)
@@ -359,6 +372,7 @@ static PyMethodDef methods[] = {
     NOARGS(batch_results, "results of the last batch"),
     {"resume", (PyCFunction)(void (*)(void))slot_resume, METH_VARARGS | METH_KEYWORDS, "run the batch, then the guest"},
     {"resume_syscall", (PyCFunction)slot_resume_syscall, METH_O, "set rax and resume"},
+    NOARGS(calm_down, "the answer will take long: sleep, don't spin"),
     NOARGS(park, "keep the idle thread for reuse"),
     NOARGS(exit_thread, "end the host thread"),
     NOARGS(kick, "make it leave the guest; False when it is gone"),

@@ -117,12 +117,12 @@ static int failed(long result) { return (unsigned long)result > -4096UL; }
 
 static void wait_for_kernel(struct control *control)
 {
-    uint64_t begin = __builtin_ia32_rdtsc(), budget = control->spin;
+    uint64_t begin = __builtin_ia32_rdtsc();
     do {
         if (__atomic_load_n(&control->state, __ATOMIC_ACQUIRE) != STATE_EXITED)
             return;
         __builtin_ia32_pause();
-    } while (__builtin_ia32_rdtsc() - begin < budget);
+    } while (__builtin_ia32_rdtsc() - begin < __atomic_load_n(&control->spin, __ATOMIC_RELAXED)); /* it may become 0 */
     /* Either the kernel sees `sleeping` after it changed `state`, or futex sees the changed `state`. */
     __atomic_exchange_n(&control->sleeping, 1, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&control->state, __ATOMIC_SEQ_CST) == STATE_EXITED)

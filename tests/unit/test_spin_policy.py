@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from polynix.kernelproc.spin_policy import (
+    ANSWER_SPIN_NS,
     FAILURES_ALLOWED,
     FIRST_QUIET_NS,
     HOT_SPIN_NS,
+    LATE_ANSWERS,
     LONGEST_QUIET_NS,
     PROMPT_EXITS,
     STEADY_SUCCESSES,
@@ -23,6 +25,7 @@ class Machine:
     def __init__(self, running: int = 1) -> None:
         self.running = running
         self.stub_spin = 0
+        self.late_answers = 0
         self.time = 1_000_000_000
         monitor: Any = self
         self.policy = SpinPolicy(monitor, CPUS, lambda: self.time)
@@ -80,6 +83,27 @@ def test_failures_in_a_row_end_it() -> None:
         machine.fail()
     assert machine.policy.before_wait() == 0
     assert not machine.policy.hot
+
+
+def test_threads_spin_for_an_answer_while_the_kernel_sleeps() -> None:
+    machine = Machine()
+    while machine.policy.before_wait():
+        machine.policy.failed()
+    assert machine.stub_spin == ANSWER_SPIN_NS
+    machine.late_answers += LATE_ANSWERS - 1
+    machine.sleep(500_000)
+    assert machine.stub_spin == ANSWER_SPIN_NS
+    machine.late_answers += 1
+    machine.sleep(100_000)
+    assert machine.stub_spin == 0
+
+
+def test_late_answers_are_forgotten_with_the_quiet_time() -> None:
+    machine = Machine()
+    machine.late_answers = 3 * LATE_ANSWERS
+    machine.make_quiet()
+    machine.fail()
+    assert machine.stub_spin == ANSWER_SPIN_NS
 
 
 def test_quiet_times_double_up_to_a_limit() -> None:
