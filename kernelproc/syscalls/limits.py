@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Int, Pid, UInt
 from polynix.kernelproc.task.cpu_limit import watch_cpu_limit
@@ -89,7 +90,7 @@ def _may_change(task: Task, target: Task) -> bool:
 # -- usage -----------------------------------------------------------------------------------------------------------------
 
 
-def pack_usage(user_ns: int, system_ns: int, max_rss_bytes: int = 0, minor_faults: int = 0) -> bytes:
+def pack_usage(user_ns: int, system_ns: int, max_rss_bytes: int = 0, minor_faults: int = 0, switches: int = 0) -> bytes:
     """A struct rusage."""
     return structs.rusage.pack(
         ru_utime_sec=user_ns // _NS,
@@ -98,17 +99,25 @@ def pack_usage(user_ns: int, system_ns: int, max_rss_bytes: int = 0, minor_fault
         ru_stime_usec=system_ns // 1000 % 1_000_000,
         ru_maxrss=max_rss_bytes // 1024,
         ru_minflt=minor_faults,
+        ru_nvcsw=switches,
     )
+
+
+def _counts(*tasks: Task) -> tuple[int, int]:
+    faults = sum(int(task.counters[TaskWord.FAULTS]) for task in tasks)
+    return faults, sum(int(task.counters[TaskWord.SYSCALLS]) for task in tasks)
 
 
 @syscall()
 def getrusage(task: Task, who: Int, address: UserAddress) -> int:
-    """man 2 getrusage. The resident set is the present one, not the greatest."""
+    """man 2 getrusage. The greatest resident set is the greatest that was looked at; each system call counts as a voluntary switch."""
     group = task.group
     if who == RUSAGE_SELF:
-        usage = pack_usage(*group_cpu_time(group), task.mm.resident_bytes())
+        group.max_rss = max(group.max_rss, task.mm.resident_bytes())
+        usage = pack_usage(*group_cpu_time(group), group.max_rss, *_counts(*group.tasks.values()))
     elif who == RUSAGE_THREAD:
-        usage = pack_usage(*thread_cpu_time(task), task.mm.resident_bytes())
+        group.max_rss = max(group.max_rss, task.mm.resident_bytes())
+        usage = pack_usage(*thread_cpu_time(task), group.max_rss, *_counts(task))
     elif who == RUSAGE_CHILDREN:
         usage = pack_usage(group.children_usage_user_ns, group.children_usage_system_ns)
     else:
