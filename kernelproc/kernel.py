@@ -85,7 +85,7 @@ class Kernel:
         from polynix.kernelproc.task.exit import begin_group_exit
 
         for other in list(self.pids.thread_groups.values()):
-            if other is not group and not other.exited:
+            if other is not group and not other.exited and not other.is_kernel:
                 begin_group_exit(other, 9)
         for callback in self.on_init_exit:
             callback(group)

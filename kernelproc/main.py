@@ -31,7 +31,7 @@ from polynix.kernelproc.notes import Notes
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.shared_region import SharedRegion
 from polynix.kernelproc.syscall_loop import SyscallLoop
-from polynix.kernelproc.task.builtin_init import start_builtin_init
+from polynix.kernelproc.task.kernel_tasks import start_builtin_init, start_kthreadd
 
 if TYPE_CHECKING:
     from polynix.kernelproc.options import ContainerOptions
@@ -115,6 +115,7 @@ def mount_file_systems(kernel: Kernel, options: ContainerOptions) -> None:
         mount_all(kernel, options)
     except Errno as error:
         raise BootError(f"cannot mount the container's file systems: {os.strerror(error.errno)}") from error
+    start_kthreadd(kernel)
 
 
 def enable_features(kernel: Kernel, options: ContainerOptions) -> None:

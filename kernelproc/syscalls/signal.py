@@ -226,7 +226,7 @@ def kill_all(task: Task, signo: int) -> int:
     """kill(-1): every process that may be signalled, but for init and the caller's own. Errors: ESRCH, EPERM is nobody's."""
     count = 0
     for group in list(task.kernel.pids.thread_groups.values()):
-        if group.pid <= 1 or group is task.group or group.leader is None:
+        if group.pid <= 1 or group is task.group or group.is_kernel:
             continue
         count += 1
         try:

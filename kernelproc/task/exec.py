@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 4096
 SCRIPT_LINE = 256
-KTHREADS_PID = 2  # the kernel's own task
 MAX_SCRIPT_DEPTH = 5
 ARGUMENT_LIMIT = 6 << 20
 MNT_NOSUID = 2
@@ -172,8 +171,6 @@ async def start_program(
 
     limits = limits or ResourceLimits()
     pid = kernel.pids.allocate()
-    if kernel.init is None:
-        kernel.pids.last_pid = max(kernel.pids.last_pid, KTHREADS_PID)
     session = Session(pid)
     process_group = ProcessGroup(pid, session)
     group = ThreadGroup(kernel, pid, process_group, ProcessSignals(), limits)

@@ -30,6 +30,7 @@ class ThreadGroup:
         self.exit_signal = 17  # SIGCHLD; what the parent gets when the group ends
         self.exit_code: int | None = None  # wait status of a group exit in progress or done (man 2 wait: code << 8 or signal number)
         self.exited = False  # no live task is left: a zombie until reaped
+        self.is_kernel = False  # pid 2: no address space, no signals
         self.did_exec = False
         self.is_subreaper = False
         self.adopted = False  # init is the parent because the real one ended

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.proc.process import task_node
 from polynix.kernelproc.fs.proc.system_control import sys_directory
+from polynix.kernelproc.fs.proc.task_status import state
 from polynix.kernelproc.fs.pseudo import Directory, Link, constant, directory, kind_of, link, text
 from polynix.kernelproc.task.cpu_time import nanoseconds_to_ticks
 from polynix.kernelproc.uapi.dirent import DT_DIR
@@ -69,14 +70,12 @@ def kernel_stat(task: Task) -> bytes:
     from polynix.kernelproc.task.cpu_time import group_cpu_time
 
     user = system = 0
-    running = blocked = 0
+    blocked = sum(1 for each in kernel.pids.tasks.values() if state(each) == "D")
     for group in kernel.pids.thread_groups.values():
         group_user, group_system = group_cpu_time(group)
         user += group_user
         system += group_system
-    for each in kernel.pids.tasks.values():
-        if not each.exited and each.routine is None and not each.stopped:
-            running += 1
+    running = sum(1 for each in kernel.pids.tasks.values() if state(each) == "R")
     uptime = kernel.clock.boottime_ns() - kernel.boot_time_ns
     cpus = len(kernel.cpus)
     idle = max(uptime * cpus - user - system, 0)
@@ -99,7 +98,7 @@ def uptime(task: Task) -> bytes:
 def loadavg(task: Task) -> bytes:
     """/proc/loadavg"""
     pids = task.kernel.pids
-    running = sum(1 for each in pids.tasks.values() if not each.exited and each.routine is None and not each.stopped)
+    running = sum(1 for each in pids.tasks.values() if state(each) == "R")
     one, five, fifteen = os.getloadavg()
     return f"{one:.2f} {five:.2f} {fifteen:.2f} {running}/{len(pids.tasks)} {pids.last_pid}\n".encode()
 

@@ -21,6 +21,8 @@ def state(task: Task) -> str:
         return "Z"
     if task.stopped:
         return "T"
+    if task.group.is_kernel:
+        return "S"
     if task.routine is not None and task.routine.parked:
         return "S" if task.routine.interruptible else "D"
     return "R"
@@ -59,7 +61,7 @@ def stat_line(task: Task, whole: bool) -> bytes:
         20 + task.nice, task.nice,
         max(len(group.tasks), 1),
         0,
-        nanoseconds_to_ticks(task.start_time_ns),
+        nanoseconds_to_ticks(max(task.start_time_ns - task.kernel.boot_time_ns, 0)),
         mm.total_vm if alive else 0,
         resident_pages(task) if alive else 0,
         group.limits.soft(RLIMIT_RSS),
