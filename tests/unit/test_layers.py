@@ -26,7 +26,7 @@ FROM_KERNELPROC = {
 FLOORS = (
     {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options"},
     {"engine", "wait_queue", "kthreads"},
-    {"registry", "kernel", "shared_region", "notes", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
+    {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
     {"fs", "devices", "net", "syscalls", "modules"},
     {"syscall_loop", "mounts", "controller", "strace", "init"},
     {"main"},
