@@ -16,7 +16,7 @@ from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.capability import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYSLOG
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, ENODEV, EPERM
-from polynix.kernelproc.uapi.personality import UNAME26
+from polynix.kernelproc.uapi.personality import PER_LINUX32, PER_MASK, UNAME26
 from polynix.kernelproc.uapi.prctl import (
     ARCH_GET_CPUID,
     ARCH_GET_FS,
@@ -67,7 +67,7 @@ def uname(task: Task, address: UserAddress) -> int:
         nodename=task.uts.nodename,
         release=release.encode(),
         version=_HOST.version.encode()[:64],
-        machine=b"x86_64",
+        machine=b"i686" if task.personality & PER_MASK == PER_LINUX32 else b"x86_64",
         domainname=task.uts.domainname,
     )
     task.copy_out(address, names)

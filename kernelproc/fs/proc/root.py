@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
 
-RELEASE = b"6.6.0-polynix"
-VERSION = b"#1 SMP PREEMPT_DYNAMIC polynix"
+RELEASE, VERSION = (os.fsencode(text) for text in (os.uname().release, os.uname().version))  # as uname(2) says
 
 
 class ProcFileSystem(FileSystemOps):
