@@ -24,7 +24,7 @@ from polynix.kernelproc.task.resource_limits import ResourceLimits
 from polynix.kernelproc.uapi.errno import EIO, ENOTDIR
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD
 from polynix.kernelproc.uapi.poll import POLLIN
-from polynix.kernelproc.uapi.signal import CLD_STOPPED, SI_USER
+from polynix.kernelproc.uapi.signal import SI_USER, SIGCONT, SIGSTOP
 from polynix.kernelproc.vfs.fs_context import FsContext
 from polynix.kernelproc.vfs.lookup import lookup
 
@@ -50,6 +50,7 @@ class Controller:
         self.groups: dict[int, ThreadGroup] = {}  # by request number
         self._descriptors: dict[int, list[int]] = {}  # arrived before their request
         self._requests: dict[int, Message] = {}  # arrived before their descriptors
+        self._paused: list[ThreadGroup] = []
         peer.setblocking(False)
         engine = kernel.engine
         engine.watch(peer.fileno(), select.EPOLLIN | select.EPOLLRDHUP, self._peer_ready)
@@ -85,6 +86,10 @@ class Controller:
             if self.console is not None:
                 self.console.terminal.set_window(*message["window"])
                 self.console.attach_input()
+        elif op == "pause":
+            self._pause()
+        elif op == "resume":
+            self._resume()
         elif op == "shutdown":
             self.kernel.engine.stop()
         else:
@@ -120,6 +125,28 @@ class Controller:
             send_to_process_group(group.process_group, info)
         else:
             send_to_group(group, info)
+
+    # -- the caller's shell stops and continues the container as one job --------------------------------------------------------
+
+    def _input_wanted(self) -> None:
+        """Somebody reads the terminal while the caller is in its background: natively, SIGTTIN would stop the job."""
+        self.send("input_wanted")
+
+    def _pause(self) -> None:
+        """Stop every process that runs, remember which, and let the caller stop itself, too."""
+        if self.console is not None:
+            self.console.detach_input()
+        for group in list(self.kernel.pids.thread_groups.values()):
+            if not group.exited and not group.stopped_by and not group.signals.unkillable:
+                self._paused.append(group)
+                send_to_group(group, SigInfo(SIGSTOP))
+        self.send("suspend")
+
+    def _resume(self) -> None:
+        paused, self._paused = self._paused, []
+        for group in paused:
+            if not group.exited:
+                send_to_group(group, SigInfo(SIGCONT))
 
     # -- programs ----------------------------------------------------------------------------------------------------------------
 
@@ -175,7 +202,10 @@ class Controller:
             self.console = console
             console.terminal.set_window(*message["window"])
             console.terminal.set_controlling(task.group.process_group.session, task.group.process_group)
-            console.attach_input()
+            console.on_input_wanted = self._input_wanted
+            console.on_suspend = self._pause
+            if message["attached"]:
+                console.attach_input()
         return task
 
     def _change_directory(self, fs: FsContext, credentials: Credentials, message: Message) -> None:
@@ -200,12 +230,6 @@ class Controller:
                 await self.console.drain()
             self.kernel.engine.stop()
         self.send("exited", id=request, status=status)
-
-    def stopped(self, group: ThreadGroup, signal: int) -> None:
-        """pid 1 was stopped: the caller may want to stop, too."""
-        for request, known in self.groups.items():
-            if known is group:
-                self.send("stopped", id=request, signal=signal, code=CLD_STOPPED)
 
 
 class _NoDirectory(Errno):

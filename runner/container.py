@@ -73,6 +73,7 @@ class Container:
         self.environment = dict(os.environ if env is None else env)
         self.user = parameters.parse_user(user) if isinstance(user, str) else user
         self.processes: dict[int, Process] = {}
+        self.on_event: dict[str, Callable[[], None]] = {}  # what the kernel asks of the owner of a terminal
         self._lock = threading.RLock()
         self._in_process = _in_process
         self.connection: KernelConnection | None = None
@@ -148,6 +149,8 @@ class Container:
             return ready
 
     def _note(self, message: Message) -> None:
+        if message["op"] in self.on_event:
+            self.on_event[message["op"]]()
         process = self.processes.get(message.get("id", 0))
         if process is None:
             return
@@ -159,8 +162,6 @@ class Container:
         elif op == "exited":
             process.returncode = os.waitstatus_to_exitcode(message["status"])
             del self.processes[process.id]
-        elif op == "stopped" and process.on_stop is not None:
-            process.on_stop(message["signal"])
 
     def send(self, op: str, **fields: Any) -> None:
         """Send a message to the kernel, if it still runs."""
@@ -193,6 +194,7 @@ class Process:
         universal_newlines: bool | None = None,
         bufsize: int = -1,
         terminal: bool = False,
+        attached: bool = False,
         window: tuple[int, int] = (0, 0),
     ) -> None:
         if isinstance(args, str | bytes | os.PathLike):
@@ -205,7 +207,6 @@ class Process:
         self.pid = 0
         self.returncode: int | None = None
         self.error: tuple[int, str, str] | None = None  # errno, its text, what it is about
-        self.on_stop: Callable[[int], None] | None = None
         self.stdin: IO[Any] | None = None
         self.stdout: IO[Any] | None = None
         self.stderr: IO[Any] | None = None
@@ -229,6 +230,7 @@ class Process:
                 "uid": uid,
                 "gid": gid,
                 "terminal": terminal,
+                "attached": attached,
                 "window": list(window),
             }
             container.request_spawn(self, descriptors, fields)

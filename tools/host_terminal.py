@@ -14,6 +14,7 @@ class HostTerminal:
     def __init__(self, fd: int) -> None:
         self.fd = fd  # a descriptor of our own, or -1
         self.attached = False
+        self.alone = os.isatty(1)  # nobody else writes to the terminal meanwhile, as far as we know
         self._saved: list[Any] | None = None
 
     @classmethod
@@ -50,7 +51,8 @@ class HostTerminal:
             self._saved = termios.tcgetattr(self.fd)
             mode = termios.tcgetattr(self.fd)
             mode[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
-            mode[1] &= ~termios.OPOST
+            if self.alone:  # otherwise the next program of a pipeline writes to the terminal, and wants its lines to begin at the left
+                mode[1] &= ~termios.OPOST
             mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             mode[2] = (mode[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
             mode[6][termios.VMIN] = 1

@@ -17,7 +17,8 @@ ENOENT = 2
 
 # Signals that go to the program; those that a terminal sends to a whole process group go to the program's group.
 GROUP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-PROCESS_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH, signal.SIGCONT)
+PROCESS_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+OWN_SIGNALS = (signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT)
 FATAL_SIGNALS = (*GROUP_SIGNALS, signal.SIGTERM)
 IMPATIENCE = 3  # so many SIGINT or SIGTERM while the kernel does not answer end the container
 
@@ -55,11 +56,13 @@ class _Run:
         self.command = command
         self.terminal = HostTerminal.of_caller()
         self.process: Process | None = None
+        self._stop_signal = signal.SIGTSTP
+        self._asked = False  # for the terminal's input
         self._starting = True
         self._early = 0  # fatal signals that came before the program had started
 
     def run(self) -> int:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*GROUP_SIGNALS, *PROCESS_SIGNALS))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*GROUP_SIGNALS, *PROCESS_SIGNALS, *OWN_SIGNALS))
         try:
             try:  # from here on there is something to clean up: no signal may end us unheard
                 self.container.start()
@@ -86,9 +89,9 @@ class _Run:
 
     def _run_program(self) -> int:
         attached = self.terminal.attach()
-        process = self.process = Process(self.container, self.command, terminal=attached, window=self.terminal.window())
+        self.container.on_event = {"suspend": self._suspend, "input_wanted": self._input_wanted}
+        process = self.process = Process(self.container, self.command, terminal=self.terminal.fd >= 0, attached=attached, window=self.terminal.window())
         self._starting = False
-        process.on_stop = self._stopped
         self._release_streams()
         while process.returncode is None:
             if self._wakeup in self.container.pump(None, (self._wakeup,)):
@@ -109,7 +112,7 @@ class _Run:
     def _catch_signals(self) -> None:
         self._wakeup, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (*GROUP_SIGNALS, *PROCESS_SIGNALS):
+        for number in (*GROUP_SIGNALS, *PROCESS_SIGNALS, *OWN_SIGNALS):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stays
                 signal.signal(number, self._noted)
         self._unanswered = self._heard = 0
@@ -129,8 +132,13 @@ class _Run:
         if number == signal.SIGWINCH:
             self.container.send("window_size", window=list(self.terminal.window()))
             return
-        if number == signal.SIGCONT and not self.terminal.attached and self.terminal.attach():
-            self.container.send("terminal", window=list(self.terminal.window()))
+        if number == signal.SIGTSTP:
+            self.container.send("pause")
+            return
+        if number == signal.SIGCONT:
+            if not self.terminal.attached and self.terminal.attach():
+                self.container.send("terminal", window=list(self.terminal.window()))
+            return
         if process is not None:
             if number in FATAL_SIGNALS:
                 heard = self.container.messages_heard  # the kernel says that it noted a signal
@@ -140,13 +148,27 @@ class _Run:
                     raise ContainerError("the kernel process does not answer")
             self.container.send("signal", id=process.id, signal=int(number), group=number in GROUP_SIGNALS)
 
-    def _stopped(self, number: int) -> None:
-        """The program stopped: so do we, for the shell that started us; SIGCONT continues both."""
-        attached = self.terminal.attached
+    def _suspend(self) -> None:
+        """The container is paused: stop as one job of the caller's shell; SIGCONT continues both."""
         self.terminal.restore()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        if attached:
-            self.terminal.attach()
+        number, self._stop_signal = self._stop_signal, signal.SIGTSTP
+        handler = signal.signal(number, signal.SIG_DFL)
+        os.killpg(0, number)
+        signal.signal(number, handler)
+        if self.terminal.attach():
+            self.container.send("terminal", window=list(self.terminal.window()))
+        self.container.send("resume")
+
+    def _input_wanted(self) -> None:
+        """The program reads from the terminal while we are in the background: stop, as it would have been stopped; once is
+        enough.
+        """
+        if self.terminal.attached or self.terminal.attach():
+            self.container.send("terminal", window=list(self.terminal.window()))
+        elif not self._asked:
+            self._asked = True
+            self._stop_signal = signal.SIGTTIN
+            self.container.send("pause")
 
 
 class _EndedBySignal(BaseException):

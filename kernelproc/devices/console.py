@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.devices.pty import PTMX_MAJOR, PtyTable
@@ -16,15 +17,18 @@ from polynix.kernelproc.devices.tty import Terminal
 from polynix.kernelproc.devices.tty_file import TerminalFile, open_terminal
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.registry import makedev
+from polynix.kernelproc.signals.signal_state import SIG_DFL, bit
 from polynix.kernelproc.uapi.errno import ENODEV
 from polynix.kernelproc.uapi.fcntl import O_NOCTTY, O_RDWR
 from polynix.kernelproc.uapi.major import UNIX98_PTY_SLAVE_MAJOR
+from polynix.kernelproc.uapi.signal import SIGTSTP
 from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.task.thread_group import ThreadGroup
     from polynix.kernelproc.vfs.fs_node import FsNode
     from polynix.kernelproc.vfs.ops import FileOps
 
@@ -51,6 +55,8 @@ class Console:
         self._attached = False
         self._token: int | None = None
         self._drained = WaitQueue()
+        self.on_input_wanted: Callable[[], None] = _nothing  # somebody reads while the caller is in the background
+        self.on_suspend: Callable[[], None] = _nothing
 
     # -- the driver -----------------------------------------------------------------------------------------------------------
 
@@ -77,11 +83,30 @@ class Console:
     def status(self, bits: int) -> None:
         """Nobody reads this terminal in packet mode."""
 
+    def input_wanted(self) -> None:
+        if not self._attached and self.fd >= 0:
+            self.on_input_wanted()
+
+    def suspend(self) -> bool:
+        """The container's first job has no shell inside that could continue it: the caller's shell can, if the program wants to
+        stop.
+        """
+        foreground = self.terminal.foreground
+        if foreground is None or not any(_stops(group) for group in foreground.members):
+            return False
+        self.on_suspend()
+        return True
+
     # -- the host's terminal --------------------------------------------------------------------------------------------------
 
     def attach_input(self) -> None:
         """The caller has put its terminal in raw mode: start reading."""
         self._attached = True
+        self._watch()
+
+    def detach_input(self) -> None:
+        """The caller has its terminal back for some time."""
+        self._attached = False
         self._watch()
 
     def _send(self, data: bytes | bytearray) -> int:
@@ -147,6 +172,16 @@ class Console:
         deadline = self.kernel.clock.monotonic_ns() + _DRAIN_NS
         while self._backlog and await self._drained.wait(deadline_ns=deadline, interruptible=False):
             pass
+
+
+def _nothing() -> None:
+    """Until the controller says what to do."""
+
+
+def _stops(group: ThreadGroup) -> bool:
+    """Whether SIGTSTP would have its default action."""
+    state = group.leader.signals
+    return not group.exited and state.actions.get(SIGTSTP).handler == SIG_DFL and not state.mask & bit(SIGTSTP)
 
 
 class SystemConsole:

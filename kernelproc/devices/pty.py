@@ -252,6 +252,10 @@ class PtyMaster(FileOps):
         return task.files.install(file, bool(flags & O_CLOEXEC))
 
 
+def _nothing() -> bool:
+    return False
+
+
 class _MasterDriver:
     """The driver's face of a master: FileOps.write and the driver's write are different verbs."""
 
@@ -264,6 +268,8 @@ class _MasterDriver:
         self.flush = master.flush_wire
         self.input_taken = master.input_taken
         self.status = master.status
+        self.input_wanted = _nothing
+        self.suspend = _nothing
         self.master = master
 
 

@@ -19,7 +19,7 @@ from polynix.kernelproc.uapi.capability import CAP_SYS_ADMIN
 from polynix.kernelproc.uapi.errno import EIO, EPERM
 from polynix.kernelproc.uapi.ioctls import TIOCPKT_DOSTOP, TIOCPKT_FLUSHREAD, TIOCPKT_FLUSHWRITE, TIOCPKT_IOCTL, TIOCPKT_NOSTOP, TIOCPKT_START, TIOCPKT_STOP
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
-from polynix.kernelproc.uapi.signal import SIGCONT, SIGHUP, SIGTTIN, SIGWINCH
+from polynix.kernelproc.uapi.signal import SIGCONT, SIGHUP, SIGTSTP, SIGTTIN, SIGWINCH
 from polynix.kernelproc.uapi.termios import EXTPROC, IXON, VSTART, VSTOP
 from polynix.kernelproc.wait_queue import WaitQueue
 
@@ -51,6 +51,12 @@ class TerminalDriver(Protocol):
 
     def input_taken(self) -> None:
         """There is room for input again."""
+
+    def input_wanted(self) -> None:
+        """A reader found nothing."""
+
+    def suspend(self) -> bool:
+        """The SUSP character came for a foreground group that nobody can continue; True if the driver knows what to do about it."""
 
     def status(self, bits: int) -> None:
         """Something that a pty master in packet mode wants to know: TIOCPKT_* bits."""
@@ -126,8 +132,12 @@ class Terminal:
         self.driver.write(data)
 
     def signal(self, number: int) -> None:
-        if self.foreground is not None:
-            send_to_process_group(self.foreground, SigInfo(number))
+        foreground = self.foreground
+        if foreground is None:
+            return
+        if number == SIGTSTP and foreground.is_orphaned() and self.driver.suspend():
+            return
+        send_to_process_group(foreground, SigInfo(number))
 
     def stop_output(self) -> None:
         if not self.stopped:

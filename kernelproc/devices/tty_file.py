@@ -117,6 +117,7 @@ class TerminalFile(FileOps):
             return 0
         if discipline.canonical or (discipline.minimum == 1 and not discipline.time):
             if not discipline.available():
+                terminal.driver.input_wanted()
                 return -EIO if terminal.other_closed else -EAGAIN
             return self._transfer(out)[0]
         return self._read_raw(file, out)
@@ -143,6 +144,7 @@ class TerminalFile(FileOps):
             return -EIO
         elif not minimum and not tenths:
             return 0
+        self.terminal.driver.input_wanted()
         if file.flags & O_NONBLOCK:
             return total or -EAGAIN
         return self._read_timed(out, total, minimum, tenths)
