@@ -57,7 +57,7 @@ _HOST: Final = os.uname()
 
 @syscall()
 def uname(task: Task, address: UserAddress) -> int:
-    """man 2 uname. Release and version are the host's, whose vdso and CPU features guests see."""
+    """man 2 uname; personality(2) for the older release and machine. Release and version are the host's, whose vdso and CPU features guests see."""
     release = _HOST.release
     if task.personality & UNAME26:
         major, _, rest = release.partition(".")
