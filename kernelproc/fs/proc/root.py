@@ -55,6 +55,7 @@ def meminfo(task: Task) -> bytes:
     rows = (
         ("MemTotal", total), ("MemFree", free), ("MemAvailable", free), ("Buffers", 0), ("Cached", 0), ("SwapCached", 0), ("Active", used), ("Inactive", 0),
         ("SwapTotal", 0), ("SwapFree", 0), ("Dirty", 0), ("Writeback", 0), ("AnonPages", used), ("Mapped", 0), ("Shmem", used), ("KReclaimable", 0), ("Slab", 0),
+        ("SReclaimable", 0), ("SUnreclaim", 0),
         ("CommitLimit", total), ("Committed_AS", sum(mm.total_vm for mm in {t.mm for t in kernel.pids.tasks.values()})),
         ("VmallocTotal", 34359738367 << 10), ("VmallocUsed", 0),
     )  # fmt: skip
