@@ -7,9 +7,11 @@ callbacks of their own. Everything runs on the kernel's one thread, so between a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
 
-from polynix.kernelproc.engine import Engine, Routine, park
+from polynix.kernelproc.engine import Engine, park
 
 ALL_EVENTS = 0xFFFFFFFF
 
@@ -25,19 +27,34 @@ class WaitEntry:
         self.exclusive = exclusive
 
 
+class RoutineEntry:
+    """The registration of a routine that waits: a notification wakes it."""
+
+    __slots__ = ("engine", "exclusive", "mask", "routine")
+
+    def __init__(self, engine: Engine, mask: int, exclusive: bool) -> None:
+        self.engine = engine
+        self.routine = engine.current
+        self.mask = mask
+        self.exclusive = exclusive
+
+    def callback(self, _events: int) -> bool:
+        return self.engine.wake(self.routine, True)
+
+
 class WaitQueue:
     """An ordered set of wait entries."""
 
     __slots__ = ("_entries",)
 
     def __init__(self) -> None:
-        self._entries: dict[WaitEntry, None] = {}
+        self._entries: dict[WaitEntry | RoutineEntry, None] = {}
 
-    def add(self, entry: WaitEntry) -> None:
+    def add(self, entry: WaitEntry | RoutineEntry) -> None:
         """Register ``entry`` at the end of the queue."""
         self._entries[entry] = None
 
-    def remove(self, entry: WaitEntry) -> None:
+    def remove(self, entry: WaitEntry | RoutineEntry) -> None:
         """Take ``entry`` out; not being there is no error."""
         self._entries.pop(entry, None)
 
@@ -46,12 +63,16 @@ class WaitQueue:
 
         With ``count`` >= 0 it bounds shared entries too (futex-like wake of n waiters, in order of arrival).
         """
-        if not self._entries:
+        entries = self._entries
+        if not entries:
             return 0
+        if len(entries) == 1 and count < 0:  # what most queues hold when they are notified
+            (entry,) = entries
+            return 1 if entry.mask & events and entry.callback(events) else 0
         woken = 0
         exclusive_left = 1 if count < 0 else count
-        for entry in list(self._entries):
-            if not entry.mask & events or entry not in self._entries:
+        for entry in list(entries):
+            if not entry.mask & events or entry not in entries:
                 continue
             if count >= 0 and woken >= count:
                 break
@@ -69,9 +90,22 @@ class WaitQueue:
     def __bool__(self) -> bool:
         return True
 
-    async def wait(self, mask: int = ALL_EVENTS, deadline_ns: int | None = None, *, interruptible: bool = True, exclusive: bool = False) -> bool:
-        """Block the running routine until notified. See :func:`wait`."""
-        return await wait(((self, mask),), deadline_ns, interruptible=interruptible, exclusive=exclusive)
+    @types.coroutine
+    def wait(
+        self, mask: int = ALL_EVENTS, deadline_ns: int | None = None, *, interruptible: bool = True, exclusive: bool = False
+    ) -> Generator[bool, Any, bool]:
+        """Block the running routine until notified: ``await queue.wait(...)``. See :func:`wait`; this is its short form for one queue."""
+        engine = Engine.running
+        entry = RoutineEntry(engine, mask, exclusive)
+        entries = self._entries
+        entries[entry] = None
+        timer = None if deadline_ns is None else engine.call_at(deadline_ns, engine.wake, entry.routine, False)
+        try:
+            return (yield interruptible)
+        finally:
+            entries.pop(entry, None)
+            if timer is not None:
+                timer.cancel()
 
 
 async def wait(
@@ -86,16 +120,11 @@ async def wait(
     ``deadline_ns`` is absolute, of the engine's monotonic clock. Returns True when notified, False when the deadline passed. Raises ``Interrupted``
     (a kind of ``Errno`` ERESTARTSYS) when a signal arrives and ``interruptible``; a killed task's wait always ends.
     """
-    engine: Engine = Engine.running
-    routine: Routine = engine.current
-
-    def wake(_events: int) -> bool:
-        return engine.wake(routine, True)
-
-    entries = [(queue, WaitEntry(wake, mask, exclusive)) for queue, mask in queues]
+    engine = Engine.running
+    entries = [(queue, RoutineEntry(engine, mask, exclusive)) for queue, mask in queues]
     for queue, entry in entries:
         queue.add(entry)
-    timer = None if deadline_ns is None else engine.call_at(deadline_ns, engine.wake, routine, False)
+    timer = None if deadline_ns is None else engine.call_at(deadline_ns, engine.wake, engine.current, False)
     try:
         return bool(await park(interruptible))
     finally:

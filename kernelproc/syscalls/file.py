@@ -206,7 +206,14 @@ def write(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
         return -EFAULT
     if count > MAX_RW_COUNT:
         count = MAX_RW_COUNT
-    return write_from(task, file, file.offset, UserInput(task.user, buffer, count), advance=file.ops.seekable)
+    data = UserInput(task.user, buffer, count)
+    ops = file.ops
+    if ops.seekable or file.flags & O_DSYNC:
+        return write_from(task, file, file.offset, data, advance=ops.seekable)
+    result = ops.write(file, 0, data)
+    if result == count:
+        return count
+    return _after_attempt(task, file, 0, data, result)
 
 
 @syscall()
@@ -311,7 +318,21 @@ def write_from(
         if node.mode & (S_ISUID | S_ISGID):
             remove_privileges(task, node)
     result = file.ops.write(file, offset, data)
-    if type(result) is int and not flags & O_DSYNC and not sync:
+    return _after_attempt(task, file, offset, data, result, advance, nonblocking, sync or bool(flags & O_DSYNC))
+
+
+def _after_attempt(
+    task: Task,
+    file: FileObject,
+    offset: int,
+    data: InputBuffer,
+    result: Result,
+    advance: bool = False,
+    nonblocking: bool | None = None,
+    sync: bool = False,
+) -> Result:
+    """What follows the first attempt at a write: done, or a wait and more attempts."""
+    if type(result) is int and not sync:
         if result > 0:
             if advance:
                 file.offset = offset + result

@@ -271,10 +271,24 @@ class PipeOps(FileOps):
         pipe.add_end(access)
 
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> int:
-        return self.pipe.read(out)
+        pipe = self.pipe
+        buffers = pipe.buffers
+        if not buffers:
+            # What a reader that will block finds: no call more than needed.
+            return -EAGAIN if pipe.writers and out.remaining else 0
+        return pipe.read(out)
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> int:
-        return self.pipe.write(data, bool(file.flags & O_DIRECT))
+        pipe = self.pipe
+        if not pipe.buffers and 0 < data.remaining <= PAGE_SIZE and pipe.readers:
+            # The usual short write into an empty pipe.
+            piece = data.read()
+            packet = bool(file.flags & O_DIRECT)
+            pipe.buffers.append(PipeBuffer(piece, packet, not packet))
+            pipe.used = 1
+            pipe.queue.notify(IN)
+            return len(piece)
+        return pipe.write(data, bool(file.flags & O_DIRECT))
 
     def query_events(self, file: FileObject) -> int:
         pipe = self.pipe
