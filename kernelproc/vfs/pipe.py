@@ -280,14 +280,17 @@ class PipeOps(FileOps):
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> int:
         pipe = self.pipe
-        if not pipe.buffers and 0 < data.remaining <= PAGE_SIZE and pipe.readers:
+        count = data.remaining
+        if not pipe.buffers and 0 < count <= PAGE_SIZE and pipe.readers:
             # The usual short write into an empty pipe.
             piece = data.read()
+            if len(piece) < count:
+                return -EFAULT
             packet = bool(file.flags & O_DIRECT)
             pipe.buffers.append(PipeBuffer(piece, packet, not packet))
             pipe.used = 1
             pipe.queue.notify(IN)
-            return len(piece)
+            return count
         return pipe.write(data, bool(file.flags & O_DIRECT))
 
     def query_events(self, file: FileObject) -> int:
