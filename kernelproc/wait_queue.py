@@ -27,10 +27,10 @@ class WaitEntry:
         self.exclusive = exclusive
 
 
-class RoutineEntry:
+class RoutineEntry(WaitEntry):
     """The registration of a routine that waits: a notification wakes it."""
 
-    __slots__ = ("engine", "exclusive", "mask", "routine")
+    __slots__ = ("engine", "routine")
 
     def __init__(self, engine: Engine, mask: int, exclusive: bool) -> None:
         self.engine = engine
@@ -38,7 +38,7 @@ class RoutineEntry:
         self.mask = mask
         self.exclusive = exclusive
 
-    def callback(self, _events: int) -> bool:
+    def callback(self, _events: int) -> bool:  # a method is cheaper than a closure for each wait
         return self.engine.wake(self.routine, True)
 
 
@@ -48,13 +48,13 @@ class WaitQueue:
     __slots__ = ("_entries",)
 
     def __init__(self) -> None:
-        self._entries: dict[WaitEntry | RoutineEntry, None] = {}
+        self._entries: dict[WaitEntry, None] = {}
 
-    def add(self, entry: WaitEntry | RoutineEntry) -> None:
+    def add(self, entry: WaitEntry) -> None:
         """Register ``entry`` at the end of the queue."""
         self._entries[entry] = None
 
-    def remove(self, entry: WaitEntry | RoutineEntry) -> None:
+    def remove(self, entry: WaitEntry) -> None:
         """Take ``entry`` out; not being there is no error."""
         self._entries.pop(entry, None)
 
@@ -101,7 +101,8 @@ class WaitQueue:
         entries[entry] = None
         timer = None if deadline_ns is None else engine.call_at(deadline_ns, engine.wake, entry.routine, False)
         try:
-            return (yield interruptible)
+            woken: bool = yield interruptible
+            return woken
         finally:
             entries.pop(entry, None)
             if timer is not None:

@@ -62,7 +62,7 @@ class InFlight:
             holder = receiver.listener.file if receiver.listener is not None else receiver.file
             files = [file for file in message.rights or () if file in candidates]
             if holder in candidates:
-                carried.setdefault(holder, []).extend(files)  # type: ignore[arg-type]
+                carried.setdefault(holder, []).extend(files)
             else:
                 work.extend(files)
         while work:

@@ -248,17 +248,20 @@ def setsockopt(task: Task, fd: FdNumber, level: Int, name: Int, value: UserAddre
 # -- bytes -----------------------------------------------------------------------------------------------------------------
 
 
-def send_with_signal(task: Task, file: FileObject, flags: int, result: Result) -> Result:
+def send_with_signal(task: Task, flags: int, result: Result) -> Result:
     """The result of a send; -EPIPE brings SIGPIPE unless MSG_NOSIGNAL."""
-    if type(result) is not int:
-        return _send_later(task, file, flags, result)  # type: ignore[arg-type]
+    if not isinstance(result, int):
+        return _send_later(task, flags, result)
     if result == -EPIPE and not flags & MSG_NOSIGNAL:
         send_to_self(task, SIGPIPE)
     return result
 
 
-async def _send_later(task: Task, file: FileObject, flags: int, result: Awaitable[int]) -> Result:
-    return send_with_signal(task, file, flags, await result)
+async def _send_later(task: Task, flags: int, result: Awaitable[int]) -> int:
+    count = await result
+    if count == -EPIPE and not flags & MSG_NOSIGNAL:
+        send_to_self(task, SIGPIPE)
+    return count
 
 
 @syscall()
@@ -267,7 +270,7 @@ def sendto(task: Task, fd: FdNumber, buffer: UserAddress, size: Size, flags: Fla
     file, _ = socket_file(task, fd)
     name = import_sockaddr(task, address, length) if address else None
     data = UserInput(task.user, buffer, min(size, MAX_RW_COUNT))
-    return send_with_signal(task, file, flags, send_message(file, data, flags, name, None, task))
+    return send_with_signal(task, flags, send_message(file, data, flags, name, None, task))
 
 
 @syscall()

@@ -153,7 +153,7 @@ def _send(task: Task, file: FileObject, message: UserAddress, flags: int) -> Res
     ancillary = _import_control(task, header.control, header.control_length)
     data = UserInputBuffer(task.user, header.iov)
     if ancillary is None:
-        return send_with_signal(task, file, flags, send_message(file, data, flags, name, None, task))
+        return send_with_signal(task, flags, send_message(file, data, flags, name, None, task))
     result: Result = 0
     try:
         result = send_message(file, data, flags, name, ancillary, task)
@@ -162,7 +162,7 @@ def _send(task: Task, file: FileObject, message: UserAddress, flags: int) -> Res
             ancillary.drop()
     if type(result) is not int:
         result = _drop_after(result, ancillary)  # type: ignore[arg-type]
-    return send_with_signal(task, file, flags, result)
+    return send_with_signal(task, flags, result)
 
 
 async def _drop_after(result: Awaitable[int], ancillary: Ancillary) -> int:

@@ -179,7 +179,7 @@ class EpollOps(FileOps):
     def collect(self, limit: int) -> list[tuple[EpollItem, int]]:
         """Take up to ``limit`` ready items with their events off the ready list; :meth:`delivered` or :meth:`put_back` must follow."""
         ready = self.ready
-        collected = []
+        collected: list[tuple[EpollItem, int]] = []
         for item in list(ready):
             if len(collected) >= limit:
                 break
