@@ -46,7 +46,7 @@ class ControlChannel:
             self.socket.bind(address)
         else:
             self.socket.connect(address)
-        self.fd: int = self.socket.getsockopt(zmq.FD)
+        self.fd = int(self.socket.getsockopt(zmq.FD))
 
     def send(self, op: str, **fields: Any) -> None:
         """Queue one message; never blocks."""

@@ -60,6 +60,7 @@ def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket
     channel = ControlChannel(control_path, bind=False)
     Controller(kernel, options, channel, peer)
     gc.freeze()  # what boot made lives as long as the kernel; collections need not look at it
+    gc.enable()
     try:
         kernel.engine.run()
     finally:

@@ -245,13 +245,13 @@ class Process:
                 os.close(fd)
         modes = ("w", "r", "r")
         opened: list[IO[Any] | None] = []
-        for fd, mode in zip(ours, modes, strict=True):
-            if fd is None:
+        for end, mode in zip(ours, modes, strict=True):
+            if end is None:
                 opened.append(None)
             elif self._text:
-                opened.append(open(fd, mode, bufsize if bufsize > 1 else -1, encoding=encoding, errors=errors))  # noqa: SIM115
+                opened.append(open(end, mode, bufsize if bufsize > 1 else -1, encoding=encoding, errors=errors))  # noqa: SIM115
             else:
-                opened.append(open(fd, mode + "b", bufsize))  # noqa: SIM115
+                opened.append(open(end, mode + "b", bufsize))  # noqa: SIM115
         self.stdin, self.stdout, self.stderr = opened
 
     def poll(self) -> int | None:
@@ -290,7 +290,7 @@ class Process:
             self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._communication.so_far()) from None
-        return tuple(self._decode_output(output) for output in outputs)  # type: ignore[return-value]
+        return self._decode_output(outputs[0]), self._decode_output(outputs[1])
 
     def _decode_output(self, data: bytes | None) -> Any:
         if data is None or not self._text:

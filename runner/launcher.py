@@ -7,6 +7,7 @@ kernel process, waits for it, and removes the run directory.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -31,6 +32,7 @@ def fork_kernel_process(options: ContainerOptions, directory: str, peer: socket.
 def kernel_process(options: ContainerOptions, directory: str, peer: socket.socket, close: tuple[int, ...]) -> None:
     """The body of the kernel process; never returns."""
     status = 1
+    gc.disable()  # until boot is over
     try:
         _detach(close)
         from polynix.kernelproc.main import run_kernel

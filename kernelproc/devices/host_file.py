@@ -102,7 +102,7 @@ class HostFileObject(FileObject):
         self.host_fd = ops.fd
 
     @property
-    def offset(self) -> int:  # type: ignore[override]
+    def offset(self) -> int:
         return os.lseek(self.host_fd, 0, SEEK_CUR)
 
     @offset.setter

@@ -252,7 +252,11 @@ class PtyMaster(FileOps):
         return task.files.install(file, bool(flags & O_CLOEXEC))
 
 
-def _nothing() -> bool:
+def _nothing() -> None:
+    """A reader may wait for the master's writer for ever."""
+
+
+def _no() -> bool:
     return False
 
 
@@ -269,7 +273,7 @@ class _MasterDriver:
         self.input_taken = master.input_taken
         self.status = master.status
         self.input_wanted = _nothing
-        self.suspend = _nothing
+        self.suspend = _no
         self.master = master
 
 

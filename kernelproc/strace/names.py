@@ -132,7 +132,7 @@ def signal_names() -> dict[int, str]:
     """1 -> SIGHUP and so on."""
     from polynix.kernelproc.uapi import signal
 
-    names = {}
+    names: dict[int, str] = {}
     for name, value in vars(signal).items():
         if name.startswith("SIG") and "_" not in name and isinstance(value, int) and 0 < value < 32:
             names.setdefault(value, name)
