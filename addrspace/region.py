@@ -12,6 +12,7 @@ import itertools
 import logging
 import mmap
 import os
+import weakref
 
 from polynix.addrspace._restricted import GUEST_LIMIT
 from polynix.addrspace._usercopy import MemoryObject
@@ -35,6 +36,8 @@ class RegionFactory:
 
     def __init__(self, memory_limit: int = 0, force_memfd: bool = False) -> None:
         self.memory_limit = memory_limit
+        self.limit = memory_limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        self._objects: dict[int, weakref.ref[MemoryObject]] = {}  # what has no bound of its own is counted
         self.kind = "memfd"
         if not force_memfd:
             if self._mount_private_tmpfs():
@@ -47,22 +50,27 @@ class RegionFactory:
 
     def new_region(self) -> MemoryObject:
         """An empty object that covers the whole guest address range."""
-        fd = self._open(b"region")
-        os.ftruncate(fd, GUEST_LIMIT)
-        return MemoryObject(fd)
+        return self._new(b"region", GUEST_LIMIT)
 
     def new_object(self, size: int) -> MemoryObject:
         """An empty object of ``size`` bytes (shared anonymous memory, tmpfs files)."""
-        fd = self._open(b"object")
-        os.ftruncate(fd, size)
-        return MemoryObject(fd)
+        return self._new(b"object", size)
 
     def used_bytes(self) -> int:
-        """Bytes of guest memory in use, all objects together, where the backing can tell; 0 otherwise."""
+        """Bytes of guest memory in use, all objects together."""
         if self.kind != "private-tmpfs":
-            return 0
+            return sum(map(_resident, [reference() for reference in self._objects.values()]))
         status = os.statvfs(SHM_DIRECTORY)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+    def _new(self, label: bytes, size: int) -> MemoryObject:
+        fd = self._open(label)
+        os.ftruncate(fd, size)
+        made = MemoryObject(fd)
+        if self.kind != "private-tmpfs":
+            number = made.id
+            self._objects[number] = weakref.ref(made, lambda _gone: self._objects.pop(number, None))
+        return made
 
     def _open(self, label: bytes) -> int:
         if self.kind == "memfd":
@@ -81,8 +89,7 @@ class RegionFactory:
             return False
         if libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) != 0:
             return False
-        size = self.memory_limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        options = f"size={size},mode=0700,nr_inodes=0".encode()
+        options = f"size={self.limit},mode=0700,nr_inodes=0".encode()
         if libc.mount(b"polynix", SHM_DIRECTORY.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options) != 0:
             return False
         return self._executable_shm()
@@ -125,3 +132,10 @@ class RegionFactory:
         finally:
             os.close(fd)
         return True
+
+
+def _resident(made: MemoryObject | None) -> int:
+    try:
+        return 0 if made is None else made.resident()
+    except (OSError, ValueError):
+        return 0  # closed

@@ -32,6 +32,7 @@ from polynix.kernelproc.registry import modules
 from polynix.kernelproc.shared_region import SharedRegion
 from polynix.kernelproc.syscall_loop import SyscallLoop
 from polynix.kernelproc.task.kernel_tasks import start_builtin_init, start_kthreadd
+from polynix.kernelproc.task.out_of_memory import MemoryWatch
 
 if TYPE_CHECKING:
     from polynix.kernelproc.options import ContainerOptions
@@ -84,6 +85,8 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     """The Kernel object with its engine and address spaces, nothing mounted. Errors: BootError."""
     import polynix.kernelproc.syscalls.all  # noqa: F401  # fills the table
 
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each stub costs some five descriptors
     root = os.geteuid() == 0
     try:
         monitor = Monitor(_stub_path(), NOBODY if root else -1, NOBODY if root else -1)
@@ -100,6 +103,8 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     kernel.memory_limit = options.memory_limit
     kernel.uts = UtsNamespace(os.fsencode(options.hostname or socket.gethostname()))
     SyscallLoop(kernel)
+    if kernel.memory.kind != "private-tmpfs":
+        MemoryWatch(kernel)
     kernel.expando.get(Notes).attach(kernel)
     return kernel
 

@@ -34,6 +34,7 @@ from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.syscalls.table import MAX_SYSCALLS, entries, names
 from polynix.kernelproc.syscalls.types import NO_RETURN
 from polynix.kernelproc.task.exit import address_space_died, begin_group_exit, exit_task
+from polynix.kernelproc.task.out_of_memory import wait_for_memory
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EFAULT, EIO, ENOSYS
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
@@ -345,9 +346,8 @@ class SyscallLoop:
         elif signo == SIGBUS and trap in (0, TRAP_PAGE_FAULT):
             vma = task.mm.find(address)
             if vma is not None and vma.in_region():
-                log.warning("out of memory: killing %r", task)
-                begin_group_exit(task.group, SIGKILL)
-                self.return_to_user(task, None)
+                routine = task.routine = Routine(wait_for_memory(task), "out of memory", task, self._routine_done(task))
+                self.engine.start(routine)
                 return
             code = BUS_ADRERR
         elif signo == SIGSYS:
@@ -408,3 +408,5 @@ class SyscallLoop:
             self.kernel.stubs.discard(mm)
             address_space_died(self.kernel, mm)
         stub.close()
+        if not mm.ready:
+            self.stub_ready.notify()  # nobody need wait for it any longer

@@ -17,7 +17,7 @@ from polynix.kernelproc.task.process_group import ProcessGroup, Session
 from polynix.kernelproc.task.resource_limits import ResourceLimits
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
-from polynix.kernelproc.uapi.errno import EACCES, ELOOP, ENOENT, ENOEXEC, ETXTBSY
+from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, ELOOP, ENOENT, ENOEXEC, ENOMEM, ENOSPC, ETXTBSY
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD
 from polynix.kernelproc.uapi.resource import RLIMIT_STACK
 from polynix.kernelproc.vfs.lookup import open_exec
@@ -111,15 +111,21 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
     program = resolve_program(task, file.retain(), file_name, argv or [b""])
     place = program.image.file.name
     assert place is not None
-    mm = kernel.stubs.take()
+    try:
+        mm = kernel.stubs.take()
+    except OSError:
+        program.close()
+        raise Errno(EAGAIN) from None
     try:
         credentials, secure = credentials_after_exec(task, place)
         loaded = load_elf(
             task, mm, program.image, program.interpreter, program.argv, envp, credentials, program.file_name, secure, task.group.limits.soft(RLIMIT_STACK)
         )
-    except BaseException:
+    except BaseException as error:
         program.close()
         mm.destroy()
+        if isinstance(error, OSError) and error.errno == ENOSPC:
+            raise Errno(ENOMEM) from None  # of the regions' tmpfs
         raise
     mm.exe = place
     program.close()

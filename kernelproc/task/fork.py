@@ -20,7 +20,7 @@ from polynix.kernelproc.task.scheduling import inherit_scheduling
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.track_stub import track_stub
-from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, EPERM
+from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOMEM, EPERM
 from polynix.kernelproc.uapi.resource import RLIMIT_NPROC
 from polynix.kernelproc.uapi.sched import (
     CLONE_CHILD_CLEARTID,
@@ -43,8 +43,10 @@ from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from polynix.addrspace._restricted import Slot
+    from polynix.addrspace.memory_manager import MemoryManager
 
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
+STUB_ATTEMPTS = 3  # a fresh stub may have died before its first use
 UNSUPPORTED_NAMESPACES = 0x02000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x80  # cgroup, ipc, user, pid, net, time
 
 
@@ -103,14 +105,15 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
     assert parent_slot is not None
     tid = kernel.pids.allocate()
     borrow = flags & (CLONE_VM | CLONE_VFORK | CLONE_SETTLS) == CLONE_VM | CLONE_VFORK
-    mm = task.mm if flags & CLONE_VM else kernel.stubs.take()
+    mm = task.mm if flags & CLONE_VM else await _fresh_address_space(task)
     pidfd = -1
     thread_slot, parked = mm.take_slot() if flags & CLONE_VM and not borrow else (parent_slot, False)
     try:
         if not flags & CLONE_VM:
-            while not mm.ready and not mm.dead:
-                await kernel.loop.stub_ready.wait(interruptible=False)
-            task.mm.copy_to(mm)
+            try:
+                task.mm.copy_to(mm)
+            except OSError:
+                raise Errno(ENOMEM) from None
         child = _new_task(task, tid, arguments, mm)
         if flags & CLONE_PIDFD:
             from polynix.kernelproc.vfs.pidfd import new_pidfd
@@ -156,6 +159,24 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
         while child.vfork_done is not None and not child.exited:
             await done.wait(interruptible=False)
     return tid
+
+
+async def _fresh_address_space(task: Task) -> MemoryManager:
+    """One from the pool whose stub runs. Errors: EAGAIN when the host gives us no more processes, descriptors or memory."""
+    for _ in range(STUB_ATTEMPTS):
+        try:
+            mm: MemoryManager = task.kernel.stubs.take()
+        except OSError:
+            raise Errno(EAGAIN) from None
+        try:
+            while not mm.ready and not mm.dead:
+                await task.kernel.loop.stub_ready.wait(interruptible=False)
+        except BaseException:
+            mm.destroy()
+            raise
+        if not mm.dead:
+            return mm
+    raise Errno(EAGAIN)
 
 
 def _new_task(task: Task, tid: int, arguments: CloneArguments, mm: object) -> Task:
