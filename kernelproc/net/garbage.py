@@ -25,7 +25,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self.messages: dict[Message, UnixSocket] = {}
-        self.count = 0  # descriptors
+        self.by_uid: Counter[int] = Counter()  # descriptors, by the real uid of their senders
         self._sockets = 0  # those among them that are sockets: without any there is no garbage
         self._scheduled = False
 
@@ -33,14 +33,14 @@ class InFlight:
         """``message`` was queued."""
         self.messages[message] = receiver
         rights = message.rights or ()
-        self.count += len(rights)
+        self.by_uid[message.uid] += len(rights)
         self._sockets += sum(1 for file in rights if _is_socket(file))
 
     def remove(self, message: Message) -> None:
         """``message`` left its queue; its rights are still in it."""
         if self.messages.pop(message, None) is not None:
             rights = message.rights or ()
-            self.count -= len(rights)
+            self.by_uid[message.uid] -= len(rights)
             self._sockets -= sum(1 for file in rights if _is_socket(file))
 
     def collect_soon(self, engine: Engine) -> None:

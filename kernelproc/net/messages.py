@@ -17,6 +17,7 @@ _SHARED_INFO = 320
 _SK_BUFF = 256
 MAX_HEAD = PAGE_SIZE - _SHARED_INFO  # SKB_MAX_HEAD(0): the payload of one page
 MAX_LINEAR = 4 * PAGE_SIZE - _SHARED_INFO  # SKB_MAX_ALLOC
+SMALLEST_TRUESIZE = 512 + _SK_BUFF  # of up to 192 bytes
 MAX_FRAGMENTS = 17  # pages that a message may have besides its linear part
 MAX_STREAM_PIECE = MAX_HEAD + 32768  # one message of a stream holds no more
 
@@ -27,9 +28,10 @@ NO_CREDENTIALS: Credentials = (0, 65534, 65534)  # of a message whose sender gav
 class Ancillary:
     """What sendmsg's control data asks to send along. It owns a reference of each file in ``rights`` until a message takes them over."""
 
-    __slots__ = ("credentials", "rights")
+    __slots__ = ("credentials", "rights", "uid")
 
-    def __init__(self) -> None:
+    def __init__(self, uid: int) -> None:
+        self.uid = uid  # whose descriptors these are, for RLIMIT_NOFILE's bound on what is in flight
         self.rights: list[FileObject] | None = None
         self.credentials: Credentials | None = None
 
@@ -61,7 +63,7 @@ class Received:
 class Message:
     """Bytes in a receive queue, read up to ``start``; ``truesize`` is charged to ``sender`` until they are taken."""
 
-    __slots__ = ("credentials", "data", "rights", "sender", "source", "start", "truesize")
+    __slots__ = ("credentials", "data", "rights", "sender", "source", "start", "truesize", "uid")
 
     def __init__(self, data: bytes, sender: UnixSocket, truesize: int) -> None:
         self.data = data
@@ -71,6 +73,7 @@ class Message:
         self.rights: list[FileObject] | None = None
         self.credentials: Credentials | None = None
         self.source = b""
+        self.uid = -1  # of whoever sent the rights
 
     @property
     def length(self) -> int:

@@ -52,6 +52,7 @@ class Socket:
         self.send_timeout_ns: int | None = None
         self.pass_credentials = False
         self.peer_credentials: Credentials | None = None
+        self.peer_groups: tuple[int, ...] = ()
         self.options: dict[int, int] = {}  # SOL_SOCKET options that are merely remembered
 
     @property

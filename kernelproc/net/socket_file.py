@@ -248,6 +248,8 @@ async def _accept_on(task: Task, file: FileObject, socket: Socket) -> Socket:
     except Interrupted as error:
         raise _interruption(error, deadline) from None
     finally:
+        if socket.has_input:
+            socket.queue.notify(POLLIN)  # a wake-up that we leave unused is another acceptor's
         file.release()
 
 

@@ -11,7 +11,7 @@ from polynix.kernelproc.net.messages import Credentials
 from polynix.kernelproc.net.socket import MAX_BUFFER, MIN_RECEIVE_BUFFER, MIN_SEND_BUFFER, OUT, Socket
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_NET_ADMIN
-from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EOPNOTSUPP, EPERM
+from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EOPNOTSUPP, EPERM, ERANGE
 from polynix.kernelproc.uapi.socket import (
     SO_ACCEPTCONN,
     SO_BROADCAST,
@@ -103,8 +103,10 @@ def get_option(task: Task, socket: Socket, level: int, name: int, room: int) -> 
     if name == SO_PEERGROUPS:
         if socket.peer_credentials is None:
             raise Errno(ENODATA)
-        track_stub("getsockopt(SO_PEERGROUPS)")
-        return b""
+        groups = struct.pack(f"<{len(socket.peer_groups)}I", *socket.peer_groups)
+        if len(groups) > room:
+            raise Errno(ERANGE)
+        return groups
     if name == SO_COOKIE:
         return struct.pack("<Q", id(socket) >> 4)[:room]
     if name != SO_PEERSEC:

@@ -100,6 +100,7 @@ class UnixSocket(Socket):
             message.credentials = ancillary.credentials
             if ancillary.rights:
                 message.rights, ancillary.rights = ancillary.rights, None
+                message.uid = ancillary.uid
                 self.kernel.expando.get(InFlight).add(message, other)
         if (self.pass_credentials or other.pass_credentials or other.listener is not None) and message.credentials is None:
             message.credentials = credentials_of(task or self.kernel.current_task())
@@ -213,6 +214,10 @@ class ConnectedUnixSocket(UnixSocket):
     def listening(self) -> bool:
         return self.state == LISTENING
 
+    @property
+    def has_input(self) -> bool:
+        return bool(self.messages or self.backlog)
+
     def listen(self, task: Task, backlog: int) -> None:
         if not self.address or self.state == ESTABLISHED:
             raise Errno(EINVAL)
@@ -220,7 +225,7 @@ class ConnectedUnixSocket(UnixSocket):
             self.wake_blocked()
         self.max_backlog = backlog
         self.state = LISTENING
-        self.peer_credentials = credentials_of(task, effective=True)
+        remember_credentials(self, task)
 
     def connect(self, task: Task, address: bytes) -> int:
         """Queue a new connected socket with the listener, or -EAGAIN while its backlog is full."""
@@ -239,8 +244,9 @@ class ConnectedUnixSocket(UnixSocket):
         accepted.listener = listener
         accepted.address = listener.address
         join(self, accepted)
-        accepted.peer_credentials = credentials_of(task, effective=True)
+        remember_credentials(accepted, task)
         self.peer_credentials = listener.peer_credentials
+        self.peer_groups = listener.peer_groups
         listener.backlog.append(accepted)
         listener.queue.notify(IN)
         return 0
@@ -282,9 +288,14 @@ def join(first: UnixSocket, second: UnixSocket) -> None:
     first.state = second.state = ESTABLISHED
 
 
-def credentials_of(task: Task, *, effective: bool = False) -> Credentials:
-    """pid, uid and gid of a sender (real ids), or of a peer for SO_PEERCRED (effective ids)."""
+def credentials_of(task: Task) -> Credentials:
+    """pid and real uid and gid of a sender."""
     credentials = task.credentials
-    if effective:
-        return task.group.pid, credentials.euid, credentials.egid
     return task.group.pid, credentials.uid, credentials.gid
+
+
+def remember_credentials(socket: Socket, task: Task) -> None:
+    """Let ``socket`` show ``task`` as its peer: SO_PEERCRED, with effective ids, and SO_PEERGROUPS."""
+    credentials = task.credentials
+    socket.peer_credentials = (task.group.pid, credentials.euid, credentials.egid)
+    socket.peer_groups = credentials.groups

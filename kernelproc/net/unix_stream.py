@@ -8,6 +8,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.net.messages import (
     MAX_STREAM_PIECE,
     NO_CREDENTIALS,
+    SMALLEST_TRUESIZE,
     Ancillary,
     Message,
     Received,
@@ -50,7 +51,7 @@ class UnixStream(ConnectedUnixSocket):
             if other.dead or other.shutdown_bits & RECEIVE_SHUTDOWN:
                 return sent or -EPIPE
             piece = data.read(min(data.remaining, (self.send_buffer >> 1) - 64, MAX_STREAM_PIECE))
-            self.enqueue(Message(piece, self, stream_truesize(len(piece))), ancillary, other, task)
+            self.enqueue(Message(piece, self, SMALLEST_TRUESIZE if len(piece) <= 192 else stream_truesize(len(piece))), ancillary, other, task)
             sent += len(piece)
         return sent
 

@@ -154,8 +154,12 @@ async def _epoll_wait_on(task: Task, epoll: EpollOps, address: UserAddress, limi
             count = _deliver(task, epoll, address, limit) if epoll.ready else 0
             if count or not woken:
                 return count
-    except Interrupted:
-        raise Errno(EINTR) from None  # never restarted
+    except BaseException as error:
+        if epoll.ready:
+            epoll.waiters.notify()  # a wake-up that we leave unused is another waiter's
+        if isinstance(error, Interrupted):
+            raise Errno(EINTR) from None  # never restarted
+        raise
     finally:
         file.release()
 

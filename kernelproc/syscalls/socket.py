@@ -19,7 +19,7 @@ from polynix.kernelproc.net.socket_file import (
 from polynix.kernelproc.net.socket_file import connect as connect_socket
 from polynix.kernelproc.net.socket_options import get_option, set_option
 from polynix.kernelproc.net.unix_datagram import UnixDatagram, UnixSeqPacket
-from polynix.kernelproc.net.unix_socket import UnixSocket, credentials_of, join
+from polynix.kernelproc.net.unix_socket import UnixSocket, join, remember_credentials
 from polynix.kernelproc.net.unix_stream import UnixStream
 from polynix.kernelproc.syscalls.file import send_to_self
 from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT
@@ -100,7 +100,8 @@ def socketpair(task: Task, family: Int, kind: Int, protocol: Int, sv: UserAddres
     first = _new_socket(task, family, kind & _TYPE_MASK, protocol)
     second = _new_socket(task, family, kind & _TYPE_MASK, protocol)
     join(first, second)
-    first.peer_credentials = second.peer_credentials = credentials_of(task, effective=True)
+    remember_credentials(first, task)
+    remember_credentials(second, task)
     nonblocking = bool(flags & SOCK_NONBLOCK)
     ends = new_socket_file(task, first, nonblocking), new_socket_file(task, second, nonblocking)
     install_pair(task, ends[0], ends[1], bool(flags & SOCK_CLOEXEC), sv)
@@ -187,6 +188,7 @@ def accept4(task: Task, fd: FdNumber, address: UserAddress, length: UserAddress,
     if flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK):
         return -EINVAL
     file, _ = socket_file(task, fd)
+    task.files.check_room()  # a connection that gets no descriptor stays in the backlog
     accepted = accept_connection(task, file)
     if isinstance(accepted, Socket):
         return _install_accepted(task, accepted, address, length, flags)

@@ -83,7 +83,7 @@ def _import_control(task: Task, control: UserAddress, length: int) -> Ancillary 
     if length > CONTROL_MAX:
         raise Errno(ENOBUFS)
     data = task.copy_in(control, length)
-    ancillary = Ancillary()
+    ancillary = Ancillary(task.credentials.uid)
     try:
         offset = 0
         while offset + _HEADER <= length:
@@ -117,7 +117,7 @@ def _import_rights(task: Task, ancillary: Ancillary, payload: bytes) -> None:
         raise Errno(EINVAL)
     for (fd,) in struct.iter_unpack("<i", payload[: 4 * count]):
         rights.append(task.files.get(fd).retain())
-    in_flight = task.kernel.expando.get(InFlight).count
+    in_flight = task.kernel.expando.get(InFlight).by_uid[task.credentials.uid]
     if in_flight > task.group.limits.soft(RLIMIT_NOFILE):
         credentials = task.credentials
         if not (credentials.has_capability(CAP_SYS_RESOURCE) or credentials.has_capability(CAP_SYS_ADMIN)):

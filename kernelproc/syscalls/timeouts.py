@@ -23,7 +23,8 @@ def import_timespec(task: Task, address: UserAddress) -> int | None:
     seconds, nanoseconds = timespec.FORMAT.unpack(task.copy_in(address, timespec.SIZE))
     if seconds < 0 or not 0 <= nanoseconds < NANOSECONDS:
         raise Errno(EINVAL)
-    return min(seconds * NANOSECONDS + nanoseconds, _LONGEST)
+    timeout: int = min(seconds * NANOSECONDS + nanoseconds, _LONGEST)
+    return timeout
 
 
 def import_timeval(task: Task, address: UserAddress) -> int | None:
@@ -33,7 +34,8 @@ def import_timeval(task: Task, address: UserAddress) -> int | None:
     seconds, microseconds = timeval.FORMAT.unpack(task.copy_in(address, timeval.SIZE))
     if seconds < 0 or microseconds < 0:
         raise Errno(EINVAL)
-    return min(seconds * NANOSECONDS + microseconds * 1000, _LONGEST)
+    timeout: int = min(seconds * NANOSECONDS + microseconds * 1000, _LONGEST)
+    return timeout
 
 
 def deadline_after(task: Task, timeout_ns: int | None) -> int | None:

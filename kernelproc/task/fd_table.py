@@ -69,6 +69,14 @@ class FdTable:
             self._cloexec.add(fd)
         return fd
 
+    def check_room(self) -> None:
+        """Errors: EMFILE if :meth:`install` would fail now."""
+        fd = self._lowest
+        while fd in self.files:
+            fd += 1
+        if fd >= self.limit_source.soft(RLIMIT_NOFILE):
+            raise Errno(EMFILE)
+
     def install_new(self, file: FileObject, cloexec: bool = False) -> int:
         """``install`` for a description that nobody else holds: it is closed when there is no number for it. Errors: EMFILE."""
         file.references += 1

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PRIVATE_BITS = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE
 EXCLUSIVE_OK_BITS = EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE
 MAX_NESTS = 4
+PATH_LIMITS = (500, 100, 50, 10)  # nested paths of each length that a wake-up may take
 
 
 class EpollItem:
@@ -109,6 +110,9 @@ class EpollOps(FileOps):
         registrations = file.expando.setdefault(EpollRegistrations, EpollRegistrations())
         assert isinstance(registrations, EpollRegistrations)
         registrations.items[item] = None
+        if (isinstance(target, EpollOps) or _above(self.file)) and not all(_few_paths(below) for below in _beneath(file)):
+            self.remove_item(item)
+            raise Errno(EINVAL)
         if item.queue is not None:
             item.queue.add(item.entry)
         self._offer(item)
@@ -169,10 +173,7 @@ class EpollOps(FileOps):
         return deepest
 
     def _depth_above(self) -> int:
-        registrations = self.file.expando.get(EpollRegistrations) if self.file is not None and self.file.expando else None
-        if not isinstance(registrations, EpollRegistrations):
-            return 0
-        return max((item.epoll._depth_above() + 1 for item in registrations.items), default=0)
+        return max((epoll._depth_above() + 1 for epoll in _above(self.file)), default=0)
 
     # -- fetching -----------------------------------------------------------------------------------------------------------
 
@@ -228,3 +229,34 @@ class EpollOps(FileOps):
     def close(self, file: FileObject) -> None:
         for item in list(self.items.values()):
             self.remove_item(item)
+
+
+def _above(file: FileObject | None) -> list[EpollOps]:
+    """The epolls in whose interest lists ``file`` is."""
+    registrations = file.expando.get(EpollRegistrations) if file is not None and file.expando else None
+    return [item.epoll for item in registrations.items] if isinstance(registrations, EpollRegistrations) else []
+
+
+def _beneath(file: FileObject) -> dict[FileObject, None]:
+    """``file`` and, if it is an epoll, all that it watches, directly or not."""
+    found = {file: None}
+    work = [file]
+    while work:
+        ops = work.pop().ops
+        if isinstance(ops, EpollOps):
+            fresh = {item.file: None for item in ops.items.values() if item.file not in found}
+            found.update(fresh)
+            work.extend(fresh)
+    return found
+
+
+def _few_paths(file: FileObject) -> bool:
+    """Whether an event of ``file`` sets off no more epolls through nesting than Linux allows."""
+    level = _above(file)
+    for limit in PATH_LIMITS:
+        level = [epoll for lower in level for epoll in _above(lower.file)]
+        if not level:
+            break
+        if len(level) > limit:
+            return False
+    return True

@@ -336,3 +336,26 @@ def test_pidfd() -> None:
     assert guest.call("pidfd_send_signal", pidfd, SIGUSR1, 0, 0) == -ESRCH
     assert guest.call("pidfd_open", 0, 0) == -EINVAL
     assert guest.call("pidfd_open", 4_000_000, 0) == -ESRCH
+
+
+def test_a_killed_waiter_passes_its_wake_up_on() -> None:
+    reader, writer = guest.pipe()
+    epfd = epoll((reader, EPOLLIN | EPOLLET))
+    waiters = [guest.start("epoll_wait", epfd, guest.memory(12), 1, -1) for _ in range(2)]
+    guest.write(writer, b"x")
+    first, second = waiters
+    assert isinstance(first, Running) and isinstance(second, Running)
+    kernel.engine.kill(first.routine)
+    assert finish(second) == 1
+
+
+def test_too_many_paths_are_refused() -> None:
+    reader, _ = guest.pipe()
+    middle = epoll((reader, EPOLLIN))
+    tops = [epoll((middle, EPOLLIN)) for _ in range(20)]
+    results = []
+    for _ in range(20):
+        upper = epoll()
+        results += [control(upper, EPOLL_CTL_ADD, top, EPOLLIN) for top in tops]
+    assert results[0] == 0 and -EINVAL in results
+    guest.task.files.close_all(guest.task)
