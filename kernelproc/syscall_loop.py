@@ -38,8 +38,6 @@ from polynix.kernelproc.task.out_of_memory import wait_for_memory
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EFAULT, EIO, ENOSYS
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
-from polynix.kernelproc.wait_queue import WaitQueue
-
 from polynix.kernelproc.uapi.unistd import (
     NR_pread64,
     NR_preadv,
@@ -52,6 +50,7 @@ from polynix.kernelproc.uapi.unistd import (
     NR_write,
     NR_writev,
 )
+from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel

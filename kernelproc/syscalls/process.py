@@ -13,7 +13,7 @@ from polynix.kernelproc.task import exec as task_exec
 from polynix.kernelproc.task import fork as task_fork
 from polynix.kernelproc.task.exit import begin_group_exit, exit_task
 from polynix.kernelproc.task.fork import CloneArguments
-from polynix.kernelproc.task.wait import ChildEvent, wait_for_child
+from polynix.kernelproc.task.wait import wait_for_child
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import E2BIG, EBADF, ECHILD, EINVAL, ESRCH
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW

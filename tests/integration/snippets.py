@@ -89,7 +89,8 @@ def _driver(file: SnippetFile, names: list[str], where: Path) -> list[str]:
     return ["/bin/bash", str(driver)]
 
 
-def _results(path: Path, batch: tuple[str, ...], native: bool) -> dict[str, Case]:
+def results(path: Path, batch: tuple[str, ...], native: bool) -> dict[str, Case]:
+    """What one side prints for each snippet of a batch."""
     file = load(path)
 
     def run(names: list[str]):
@@ -104,10 +105,10 @@ def _results(path: Path, batch: tuple[str, ...], native: bool) -> dict[str, Case
 @cache
 def native_results(path: Path, batch: tuple[str, ...]) -> dict[str, Case]:
     """What the host's Linux prints for each snippet of a batch."""
-    return _results(path, batch, True)
+    return results(path, batch, True)
 
 
 @cache
 def polynix_results(path: Path, batch: tuple[str, ...]) -> dict[str, Case]:
     """What polynix prints for each snippet of a batch."""
-    return _results(path, batch, False)
+    return results(path, batch, False)

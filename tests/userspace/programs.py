@@ -53,6 +53,16 @@ def command(source: Path) -> list[str]:
     return [str(binary)]
 
 
+def results_of_one(source: Path, name: str) -> tuple[Case, Case]:
+    """One case alone on each side: (native, polynix)."""
+    argv = [*command(source), name]
+    flags = directives(source).get("run", [])
+    with directory("native") as where:
+        native = run_cases(lambda _: run_native(argv, cwd=where, timeout=90), [name])[name]
+    with directory("guest") as where:
+        return native, run_cases(lambda _: run_polynix(argv, flags=flags, cwd=where, timeout=90), [name])[name]
+
+
 @cache
 def native_results(source: Path) -> dict[str, Case]:
     """Every case's verdict on the host."""

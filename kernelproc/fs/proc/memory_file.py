@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from polynix.addrspace.vma import VmaKind
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import EIO, EINVAL
+from polynix.kernelproc.uapi.errno import EINVAL, EIO
 from polynix.kernelproc.vfs.ops import FileOps, FsNodeOps, Result
 
 if TYPE_CHECKING:

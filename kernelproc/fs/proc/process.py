@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.nsfs import namespace_place
 from polynix.kernelproc.fs.proc import memory_maps
+from polynix.kernelproc.fs.proc.memory_file import MemoryFile
 from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status_text
 from polynix.kernelproc.fs.pseudo import Directory, Link, Store, TextFile
-from polynix.kernelproc.fs.proc.memory_file import MemoryFile
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.uapi.dirent import DT_DIR, DT_LNK, DT_REG
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
