@@ -114,6 +114,10 @@ class Socket:
         """Requests of the family; None for unknown ones."""
         return None
 
+    def descriptors_queued(self) -> int:
+        """How many descriptors lie in the receive queue."""
+        return 0
+
     def descriptor_closed(self) -> None:
         """A descriptor was closed, not always the last."""
 

@@ -84,6 +84,9 @@ class SocketOps(FileOps):
             return -ENOTTY
         return result
 
+    def fdinfo(self, file: FileObject) -> str:
+        return f"scm_fds: {self.socket.descriptors_queued()}\n"
+
     def flush(self, file: FileObject, task: Task) -> None:
         self.socket.descriptor_closed()
 

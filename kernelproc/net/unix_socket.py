@@ -195,6 +195,9 @@ class UnixSocket(Socket):
         self.wake_blocked()
         self.descriptor_closed()
 
+    def descriptors_queued(self) -> int:
+        return sum(len(message.rights or ()) for message in self.messages)
+
     def descriptor_closed(self) -> None:
         self.kernel.expando.get(InFlight).collect_soon(self.kernel.engine)
 

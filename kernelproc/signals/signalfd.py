@@ -8,7 +8,7 @@ from polynix.kernelproc.signals.send import dequeue_signal
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL
 from polynix.kernelproc.uapi.poll import POLLIN
 from polynix.kernelproc.uapi.structs import signalfd_siginfo
-from polynix.kernelproc.vfs.ops import FileOps
+from polynix.kernelproc.vfs.anon import AnonFileOps
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 _SIZE = signalfd_siginfo.SIZE
 
 
-class SignalFdOps(FileOps):
+class SignalFdOps(AnonFileOps):
     """``mask`` holds the signals that it gives."""
-
-    seekable = False
-    always_ready = False
 
     def __init__(self, kernel: Kernel, mask: int) -> None:
         self.kernel = kernel

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import ENXIO
+from polynix.kernelproc.uapi.errno import ENXIO, EOPNOTSUPP
 from polynix.kernelproc.uapi.fcntl import O_RDWR
 from polynix.kernelproc.uapi.magic import ANON_INODE_FS_MAGIC, PIPEFS_MAGIC, SOCKFS_MAGIC
 from polynix.kernelproc.vfs.file_object import FileObject
@@ -54,6 +54,19 @@ class AnonNodeOps(FsNodeOps):
 
     def dynamic_name(self, node: FsNode) -> bytes:
         return b"anon_inode:" + self.label
+
+    def set_attributes(self, node: FsNode, changes: dict[str, int]) -> None:
+        raise Errno(EOPNOTSUPP)
+
+
+class AnonFileOps(FileOps):
+    """What the files of anon_inodefs share: they have no position, and lseek says so without an error."""
+
+    seekable = False
+    always_ready = False
+
+    def seek(self, file: FileObject, offset: int, whence: int) -> int:
+        return file.offset
 
 
 class AnonFileSystems:

@@ -22,7 +22,7 @@ from polynix.kernelproc.uapi.epoll import (
     EPOLLWRNORM,
 )
 from polynix.kernelproc.uapi.errno import EEXIST, EINVAL, ELOOP, ENOENT, EPERM
-from polynix.kernelproc.vfs.ops import FileOps
+from polynix.kernelproc.vfs.anon import AnonFileOps
 from polynix.kernelproc.wait_queue import WaitEntry, WaitQueue
 
 if TYPE_CHECKING:
@@ -75,11 +75,8 @@ class EpollRegistrations:
             item.epoll.remove_item(item)
 
 
-class EpollOps(FileOps):
+class EpollOps(AnonFileOps):
     """The file of epoll_create."""
-
-    seekable = False
-    always_ready = False
 
     def __init__(self) -> None:
         self.items: dict[tuple[FileObject, int], EpollItem] = {}

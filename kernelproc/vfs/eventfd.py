@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL
 from polynix.kernelproc.uapi.poll import POLLERR, POLLIN, POLLOUT
-from polynix.kernelproc.vfs.ops import FileOps
+from polynix.kernelproc.vfs.anon import AnonFileOps
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
@@ -15,18 +16,17 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.file_object import FileObject
 
 MAXIMUM = (1 << 64) - 1
+_ids = itertools.count()
 _U64 = struct.Struct("<Q")
 
 
-class EventFdOps(FileOps):
+class EventFdOps(AnonFileOps):
     """A 64-bit counter; reads take all of it, or one with EFD_SEMAPHORE."""
-
-    seekable = False
-    always_ready = False
 
     def __init__(self, count: int, semaphore: bool) -> None:
         self.count = count
         self.semaphore = semaphore
+        self.id = next(_ids)
         self.queue = WaitQueue()
 
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> int:
@@ -62,4 +62,4 @@ class EventFdOps(FileOps):
         return self.queue
 
     def fdinfo(self, file: FileObject) -> str:
-        return f"eventfd-count: {self.count:16x}\neventfd-semaphore: {int(self.semaphore)}\n"
+        return f"eventfd-count: {self.count:16x}\neventfd-id: {self.id}\neventfd-semaphore: {int(self.semaphore)}\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL
 from polynix.kernelproc.uapi.poll import POLLIN
 from polynix.kernelproc.uapi.time import CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM, CLOCK_REALTIME, CLOCK_REALTIME_ALARM
-from polynix.kernelproc.vfs.ops import FileOps
+from polynix.kernelproc.vfs.anon import AnonFileOps
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 
 
-class TimerFdOps(FileOps):
+class TimerFdOps(AnonFileOps):
     """A timer of one clock. A periodic one that nobody reads does not fire again: missed periods are counted when it is looked at."""
-
-    seekable = False
-    always_ready = False
 
     def __init__(self, kernel: Kernel, clock_id: int) -> None:
         self.kernel = kernel
