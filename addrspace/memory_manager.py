@@ -1,6 +1,7 @@
 """One guest address space: Linux's ``mm_struct``.
 
-Invariants: the VMAs are sorted and disjoint; ``user`` (usercopy's C mirror) and the queued host calls follow every change in the same method; region pages outside of every
+Invariants: the VMAs are sorted and disjoint; ``user`` (usercopy's C mirror) and the queued host calls follow every change in the same method; region
+pages outside of every
 VMA are holes, so that fresh anonymous memory reads as zero. Errors are ``OSError`` with Linux's errno for the call.
 
 A mapping with no access is not mapped in the stub at all: a touch faults either way, and the kernel tells MAPERR from ACCERR by the VMAs.
@@ -194,7 +195,8 @@ class MemoryManager:
         return self.insert(vma)
 
     def map_shared(
-        self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile | None = None, file_offset: int = 0, max_prot: int = 7, name: bytes = b""
+        self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile | None = None, file_offset: int = 0, max_prot: int = 7,
+        name: bytes = b""
     ) -> Vma:
         """A memory object, shared with everyone who maps it."""
         end = start + length

@@ -1,7 +1,8 @@
 """Restricted regions: one sparse POSIX shared memory object per address space, unlinked before anyone could see it.
 
 /dev/shm may be small or noexec (Docker's is both), so it is probed once. Where the kernel process may, it mounts a tmpfs of its own there, in a mount
-namespace of its own, sized by the memory limit: nothing is visible outside, nothing can leak, and a full tmpfs is the guest's out-of-memory. Otherwise regions are
+namespace of its own, sized by the memory limit: nothing is visible outside, nothing can leak, and a full tmpfs is the guest's out-of-memory.
+Otherwise regions are
 memfds with accounting.
 """
 

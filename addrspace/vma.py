@@ -29,8 +29,8 @@ class Vma:
     """[start, end) with one protection and one backing. ``offset`` is the object's offset at ``start``, ``file_offset`` the file's."""
 
     __slots__ = (
-        "dont_fork", "end", "file", "file_offset", "file_size", "grows_down", "kind", "locked", "max_prot", "name", "noreserve", "object", "offset", "prot", "source",
-        "source_base", "start", "wipe_on_fork",
+        "dont_fork", "end", "file", "file_offset", "grows_down", "kind", "locked", "max_prot", "name", "noreserve", "object", "offset", "prot",
+        "source", "source_base", "start", "wipe_on_fork",
     )  # fmt: skip
 
     def __init__(

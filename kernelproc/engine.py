@@ -112,7 +112,9 @@ class Engine:
 
     # -- routines ---------------------------------------------------------------------------------------------------------------------------
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Callable[[Any, BaseException | None], None] | None = None) -> Routine:
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Callable[[Any, BaseException | None], None] | None = None
+    ) -> Routine:
         """Start a routine on the next turn of the loop."""
         routine = Routine(coroutine, name, owner, done or _log_failure(name))
         routine.queued = True

@@ -24,7 +24,7 @@ class Notes:
     def attach(self, kernel: Kernel) -> None:
         """Start publishing for ``kernel``."""
         self.kernel = kernel
-        track_stub.on_new = self.changed
+        track_stub.listeners.append(self.changed)
 
     def changed(self) -> None:
         """Something to publish; costs nothing when a publication is due already."""

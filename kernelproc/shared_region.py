@@ -1,6 +1,7 @@
 """The shared kernel region: a named POSIX shared memory object that mirrors tasks and counters while the kernel runs.
 
-Writers are the kernel's loop alone; readers map it read-only with :class:`RegionView`, at no cost to the kernel. The name goes when the kernel ends; a killed kernel's is
+Writers are the kernel's loop alone; readers map it read-only with :class:`RegionView`, at no cost to the kernel. The name goes when the kernel ends;
+a killed kernel's is
 removed by whoever survives it, or by the next start, which can tell by the lock on the object that its kernel is gone.
 """
 

@@ -25,7 +25,7 @@ class StubPlace(NamedTuple):
 
 
 counts: Counter[StubPlace] = Counter()
-on_new: Callable[[], None] = lambda: None  # called when a place is met for the first time
+listeners: list[Callable[[], None]] = []  # called when a place is met for the first time
 current: Any = None  # the task on whose behalf the kernel runs now; kept by the system call loop
 
 
@@ -40,7 +40,8 @@ def track_stub(message: str, flags: int | None = None) -> None:
     place = StubPlace(message, frame.f_code.co_filename.rsplit("/", 1)[-1], frame.f_lineno, flags, process_name())
     counts[place] += 1
     if counts[place] == 1:
-        on_new()
+        for listener in listeners:
+            listener()
         log.debug("%s flags=%s at %s:%d in %s", message, None if flags is None else hex(flags), place.file, place.line, place.process)
 
 

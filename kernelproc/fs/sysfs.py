@@ -82,7 +82,9 @@ def new_sysfs(kernel: Kernel, task: Task | None = None, source: bytes = b"sysfs"
         b"hypervisor": directory({}),
         b"kernel": directory(
             {
-                b"mm": directory({b"transparent_hugepage": directory({b"enabled": constant(b"always madvise [never]\n"), b"hpage_pmd_size": constant(b"2097152\n")})}),
+                b"mm": directory(
+                    {b"transparent_hugepage": directory({b"enabled": constant(b"always madvise [never]\n"), b"hpage_pmd_size": constant(b"2097152\n")})}
+                ),
                 b"security": directory({}),
                 b"notes": constant(b""),
             }

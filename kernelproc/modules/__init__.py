@@ -1,6 +1,7 @@
 """Modules: parts of the kernel behind feature flags (``--feature NAME[:ARGS]``).
 
-A module registers itself with ``registry.modules`` and is initialised only when its flag is given; the kernel never calls one by name. ``load`` imports them all, so
+A module registers itself with ``registry.modules`` and is initialised only when its flag is given; the kernel never calls one by name. ``load``
+imports them all, so
 that the registry knows the names.
 """
 

@@ -1,6 +1,7 @@
 """``--feature inject:RULE[,RULE…]``: make system calls fail on purpose, to see how programs bear it.
 
-A rule is ``CALL=ERRNO[@EVERY][/COMM]``: every EVERYth call (each one by default) of the programs whose name is COMM (all by default) fails with ERRNO and is not
+A rule is ``CALL=ERRNO[@EVERY][/COMM]``: every EVERYth call (each one by default) of the programs whose name is COMM (all by default) fails with ERRNO
+and is not
 carried out. ``inject:write=ENOSPC@3/cat`` fails every third write of cat.
 """
 

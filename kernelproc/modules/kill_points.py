@@ -2,7 +2,8 @@
 
 Keys: ``seed``; ``rate``, the chance of a kill each time a point is passed; ``victim``, ``stub`` (that of the guest process at the point, its
 child's or its successor's; never that of pid 1), ``any`` (any stub, pid 1's too), ``kernel`` or ``caller``; ``points``, names joined by ``+`` (all by default);
-``skip``, how many passes to let by first; ``limit``, the most kills; ``log``, a host file that gets a line for each. The points are wrapped around the kernel's own
+``skip``, how many passes to let by first; ``limit``, the most kills; ``log``, a host file that gets a line for each. The points are wrapped around
+the kernel's own
 functions when the feature is asked for, so that a kernel without it does not know of them.
 """
 

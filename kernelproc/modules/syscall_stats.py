@@ -1,4 +1,6 @@
-"""``--feature syscall_stats``: counts, errors and latency of every system call, by name; shown by ``polynix stats``, and at the end on standard error with ``:print``."""
+"""``--feature syscall_stats``: counts, errors and latency of every system call, by name; shown by ``polynix stats``, and at the end on standard error
+with ``:print``.
+"""
 
 from __future__ import annotations
 

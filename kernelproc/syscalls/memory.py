@@ -237,9 +237,7 @@ def mremap_(task: Task, old: ULong, old_length: Size, new_length: Size, flags: F
     if new_length > old_length:
         check_room(task, new_length - old_length)
     place = new if flags & MREMAP_FIXED else None
-    return remap(
-        task.mm, old, old_length, new_length, may_move=bool(flags & MREMAP_MAYMOVE), place=place, hint=new, keep_old=bool(flags & MREMAP_DONTUNMAP)
-    )
+    return remap(task.mm, old, old_length, new_length, may_move=bool(flags & MREMAP_MAYMOVE), place=place, hint=new, keep_old=bool(flags & MREMAP_DONTUNMAP))
 
 
 @syscall("brk")
@@ -511,8 +509,14 @@ def membarrier(task: Task, command: Int, flags: UInt, cpu: Int) -> int:
         mm.membarrier |= command
         return 0
     for other in task.kernel.pids.tasks.values():
-        if other is not task and other.slot is not None and not other.exited and (other.mm is mm or command != 8) and other.routine is None and not other.kicked:
+        if (
+            other is not task
+            and other.slot is not None
+            and not other.exited
+            and (other.mm is mm or command != 8)
+            and other.routine is None
+            and not other.kicked
+        ):
             other.kicked = True
             other.slot.kick()
     return 0
-

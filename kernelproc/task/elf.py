@@ -181,7 +181,9 @@ def _map_segment(task: Task, mm: MemoryManager, image: ElfImage, segment: Segmen
         obj, object_base = image.file.ops.get_memory(image.file, task, mapped_end - start, file_offset, prot, False)
         needs_zeroing = segment.memsz > segment.filesz and file_end & 4095
         # A partial bss page must be ours to clear, whatever the protection says.
-        vma = mm.map_private_file(start, mapped_end - start, prot | (PROT_WRITE if needs_zeroing else 0), obj, object_base + file_offset, file=image.file, file_offset=file_offset)
+        vma = mm.map_private_file(
+            start, mapped_end - start, prot | (PROT_WRITE if needs_zeroing else 0), obj, object_base + file_offset, file=image.file, file_offset=file_offset
+        )
         if needs_zeroing:
             mm.region.write(file_end, bytes(mapped_end - file_end))
             if not prot & PROT_WRITE:
@@ -215,7 +217,7 @@ def load_elf(
     """Build the whole address space of a program in the fresh ``mm``."""
     mm.stack_limit = max(min(stack_limit, 1 << 40), 128 << 10)
     mm.mmap_base = mm._ceiling = STACK_TOP - page_up(max(min(mm.stack_limit, 1 << 42), 128 << 20)) - (8 << 20)
-    bias, end = map_image(task, mm, image, PIE_BASE if interpreter is not None or image.interpreter is None else PIE_BASE)
+    bias, end = map_image(task, mm, image, PIE_BASE)
     entry = image.entry + bias
     interpreter_base = 0
     if interpreter is not None:

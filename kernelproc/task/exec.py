@@ -99,14 +99,14 @@ def _open_interpreter(task: Task, path: bytes) -> ElfImage:
 def credentials_after_exec(task: Task, where: NamespaceNode) -> tuple[Credentials, bool]:
     """The program's credentials, set-id bits included, and whether that makes the exec *secure* (AT_SECURE)."""
     node = where.node
-    credentials = task.credentials.for_exec(
-        node.mode, node.uid, node.gid, may_set_ids=not where.mount.flags & MNT_NOSUID, no_new_privs=task.no_new_privs
-    )
+    credentials = task.credentials.for_exec(node.mode, node.uid, node.gid, may_set_ids=not where.mount.flags & MNT_NOSUID, no_new_privs=task.no_new_privs)
     return credentials, task.credentials.is_secure_exec(credentials)
 
 
 def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes], envp: Sequence[bytes]) -> None:
-    """Replace ``task``'s program by the one in ``file`` (opened by ``open_exec``). On return the task is on its way in the new address space; on error nothing changed."""
+    """Replace ``task``'s program by the one in ``file`` (opened by ``open_exec``). On return the task is on its way in the new address space; on error
+    nothing changed.
+    """
     kernel = task.kernel
     program = resolve_program(task, file.retain(), file_name, argv or [b""])
     place = program.image.file.name
@@ -170,9 +170,18 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
 
 
 async def start_program(
-    kernel: Kernel, argv: Sequence[bytes], env: Sequence[bytes], fs: FsContext, credentials: Credentials, files: FdTable, limits: ResourceLimits | None = None, parent: ThreadGroup | None = None
+    kernel: Kernel,
+    argv: Sequence[bytes],
+    env: Sequence[bytes],
+    fs: FsContext,
+    credentials: Credentials,
+    files: FdTable,
+    limits: ResourceLimits | None = None,
+    parent: ThreadGroup | None = None,
 ) -> Task:
-    """Make a new process (pid 1 first) in a session of its own and start ``argv[0]``, searched in PATH. Errors: as execve; nothing is left of a failed start."""
+    """Make a new process (pid 1 first) in a session of its own and start ``argv[0]``, searched in PATH. Errors: as execve; nothing is left of a failed
+    start.
+    """
     from polynix.kernelproc.signals.signal_state import ProcessSignals, SignalActions, SignalState
 
     limits = limits or ResourceLimits()
@@ -181,7 +190,17 @@ async def start_program(
     process_group = ProcessGroup(pid, session)
     group = ThreadGroup(kernel, pid, process_group, ProcessSignals(), limits)
     files.limit_source = limits
-    task = Task(kernel, pid, group, mm=kernel.stubs.nothing, files=files, fs=fs, signals=SignalState(SignalActions()), credentials=credentials, comm=argv[0].rsplit(b"/", 1)[-1][:15])
+    task = Task(
+        kernel,
+        pid,
+        group,
+        mm=kernel.stubs.nothing,
+        files=files,
+        fs=fs,
+        signals=SignalState(SignalActions()),
+        credentials=credentials,
+        comm=argv[0].rsplit(b"/", 1)[-1][:15],
+    )
     file, path = find_program(task, argv[0], env)
     group.leader = task
     group.tasks[pid] = task

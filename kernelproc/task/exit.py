@@ -1,6 +1,7 @@
 """How tasks and processes end: exit, exit_group, fatal signals, another thread's exec, the death of a restricted process.
 
-A task that is in the kernel ends at once or on its way back; one that runs guest code is kicked out, or, when nobody else uses its address space, ends without being asked and the stub
+A task that is in the kernel ends at once or on its way back; one that runs guest code is kicked out, or, when nobody else uses its address space,
+ends without being asked and the stub
 dies under it. The last task of a group makes it a zombie.
 """
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def begin_group_exit(group: ThreadGroup, wait_status: int) -> None:
-    """End the whole process with ``wait_status`` (as wait4 shows it). The first caller's status counts. The running task itself ends when it returns to the loop."""
+    """End the whole process with ``wait_status`` (as wait4 shows it). The first caller's status counts. The running task itself ends when it returns to
+    the loop.
+    """
     if group.exit_code is not None or group.exited:
         return
     group.exit_code = wait_status
@@ -59,7 +62,11 @@ def _address_space_is_ending(task: Task) -> bool:
     group = task.group
     if group.exit_code is None:
         return False
-    return task.mm.users <= len(group.tasks) and all(other.mm is task.mm and other.borrowed_from is None for other in group.tasks.values()) and task.borrowed_from is None
+    return (
+        task.mm.users <= len(group.tasks)
+        and all(other.mm is task.mm and other.borrowed_from is None for other in group.tasks.values())
+        and task.borrowed_from is None
+    )
 
 
 def exit_task(task: Task, wait_status: int) -> None:

@@ -1,6 +1,7 @@
 """Processes that run no guest code: kthreadd (pid 2), and the tiny built-in init (pid 1) of a container in which several programs share the kernel.
 
-kthreadd stands for the kernel's own threads, as in Linux and as Starnix's system task does; see :mod:`polynix.kernelproc.kthreads` for those. The built-in init adopts
+kthreadd stands for the kernel's own threads, as in Linux and as Starnix's system task does; see :mod:`polynix.kernelproc.kthreads` for those. The
+built-in init adopts
 orphans and reaps them, for which it needs no routine: SIGCHLD is ignored, so whatever ends below it is forgotten at once (man 2 wait, "SA_NOCLDWAIT").
 """
 

@@ -41,7 +41,7 @@ class Victims:
 def badness(kernel: Kernel, group: ThreadGroup) -> int:
     """Bytes that the death of ``group`` would free, moved by its oom_score_adj as on Linux."""
     spaces = {id(task.mm): task.mm for task in group.tasks.values()}
-    return sum(mm.resident_bytes() for mm in spaces.values()) + group.oom_score_adj * kernel.memory.limit // 1000
+    return sum(mm.resident_bytes() for mm in spaces.values()) + group.oom_score_adj * int(kernel.memory.limit) // 1000
 
 
 def kill_the_biggest(kernel: Kernel) -> ThreadGroup | None:

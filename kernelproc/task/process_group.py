@@ -47,6 +47,12 @@ class ProcessGroup:
         """No member has a parent in another group of the same session (POSIX); a member that init adopted has no such parent."""
         for member in self.members:
             parent = member.parent
-            if parent is not None and not member.exited and not member.adopted and parent.process_group is not self and parent.process_group.session is self.session:
+            if (
+                parent is not None
+                and not member.exited
+                and not member.adopted
+                and parent.process_group is not self
+                and parent.process_group.session is self.session
+            ):
                 return False
         return True

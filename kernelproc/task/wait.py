@@ -54,7 +54,16 @@ def _event_of_exit(group: ThreadGroup) -> ChildEvent:
     status = group.exit_code or 0
     signo = status & 0x7F
     code, value = (CLD_KILLED, signo) if signo else (CLD_EXITED, status >> 8 & 0xFF)
-    return ChildEvent(group.pid, group.leader.credentials.uid, status, code, value, group.usage_user_ns + group.children_usage_user_ns, group.usage_system_ns + group.children_usage_system_ns, group.max_rss)
+    return ChildEvent(
+        group.pid,
+        group.leader.credentials.uid,
+        status,
+        code,
+        value,
+        group.usage_user_ns + group.children_usage_user_ns,
+        group.usage_system_ns + group.children_usage_system_ns,
+        group.max_rss,
+    )
 
 
 def poll_children(parent: ThreadGroup, matches: Callable[[ThreadGroup], bool], options: int) -> tuple[ChildEvent | None, bool]:

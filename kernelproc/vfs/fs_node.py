@@ -19,7 +19,8 @@ class FsNode:
     """
 
     __slots__ = (
-        "__weakref__", "atime_ns", "blksize", "blocks", "btime_ns", "ctime_ns", "expando", "fs", "gid", "ino", "mode", "mtime_ns", "nlink", "opens", "ops", "rdev",
+        "__weakref__", "atime_ns", "blksize", "blocks", "btime_ns", "ctime_ns", "expando", "fs", "gid", "ino", "mode", "mtime_ns", "nlink", "opens", "ops",
+        "rdev",
         "size", "uid", "writers",
     )  # fmt: skip
 

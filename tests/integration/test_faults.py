@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,13 +105,17 @@ def test_a_kernel_keeps_nothing_of_the_dead(audit: Audit) -> None:
         while process.stdout.readline() != b"done\n":
             assert process.poll() is None
         (kernel,) = audit.kernel_pids()
-        counts.append(settled(lambda: len(os.listdir(f"/proc/{kernel}/fd"))))
+        counts.append(settled(partial(count_entries, f"/proc/{kernel}/fd")))
         assert not [pid for pid in children_of(kernel) if is_zombie(pid)]
         process.stdin.write(b"\n")
         process.stdin.flush()
     assert audit.kills()
     assert counts[0] == counts[1] == counts[2], counts
     assert process.wait(10) == 0
+
+
+def count_entries(path: str) -> int:
+    return len(os.listdir(path))
 
 
 def settled(measure: Callable[[], int]) -> int:

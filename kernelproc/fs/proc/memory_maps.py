@@ -25,7 +25,16 @@ def _line(task: Task, vma: Vma) -> bytes:
         dev, ino = vma.file.node.fs.dev, vma.file.node.ino
         if vma.file.name is not None:
             name = vma.file.name.path(task.fs)
-    head = b"%x-%x %s%s %08x %02x:%02x %d" % (vma.start, vma.end, prot, b"p" if vma.private else b"s", vma.file_offset, dev >> 8 & 0xFFF, (dev & 0xFF) | (dev >> 12 & ~0xFF), ino)
+    head = b"%x-%x %s%s %08x %02x:%02x %d" % (
+        vma.start,
+        vma.end,
+        prot,
+        b"p" if vma.private else b"s",
+        vma.file_offset,
+        dev >> 8 & 0xFFF,
+        (dev & 0xFF) | (dev >> 12 & ~0xFF),
+        ino,
+    )
     return head.ljust(72) + b" " + name if name else head + b" "
 
 
@@ -67,7 +76,9 @@ def smaps(task: Task) -> bytes:
     for vma in list(task.mm.vmas):
         parts.append(_line(task, vma) + b"\n")
         parts += [f"{name + ':':<16}{value:>8} kB\n".encode() for name, value in _measure(task, vma).items()]
-        flags = [flag for flag, holds in (("rd", vma.prot & 1), ("wr", vma.prot & 2), ("ex", vma.prot & 4), ("sh", not vma.private), ("gd", vma.grows_down)) if holds]
+        flags = [
+            flag for flag, holds in (("rd", vma.prot & 1), ("wr", vma.prot & 2), ("ex", vma.prot & 4), ("sh", not vma.private), ("gd", vma.grows_down)) if holds
+        ]
         parts.append(f"VmFlags: {' '.join(flags)} \n".encode())
     return b"".join(parts)
 

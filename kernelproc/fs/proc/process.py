@@ -61,7 +61,8 @@ def environ(task: Task) -> bytes:
 
 
 _LIMIT_ROWS = (
-    ("Max cpu time", 0, "seconds"), ("Max file size", 1, "bytes"), ("Max data size", 2, "bytes"), ("Max stack size", 3, "bytes"), ("Max core file size", 4, "bytes"),
+    ("Max cpu time", 0, "seconds"), ("Max file size", 1, "bytes"),
+    ("Max data size", 2, "bytes"), ("Max stack size", 3, "bytes"), ("Max core file size", 4, "bytes"),
     ("Max resident set", 5, "bytes"), ("Max processes", 6, "processes"), ("Max open files", 7, "files"), ("Max locked memory", 8, "bytes"),
     ("Max address space", 9, "bytes"), ("Max file locks", 10, "locks"), ("Max pending signals", 11, "signals"), ("Max msgqueue size", 12, "bytes"),
     ("Max nice priority", 13, ""), ("Max realtime priority", 14, ""), ("Max realtime timeout", 15, "us"),
@@ -99,8 +100,20 @@ def mountinfo(task: Task) -> bytes:
         dev = mount.fs.dev
         parent = mount.parent.id if mount.parent is not None else mount.id - 1
         root = _path_in_file_system(mount.root)
-        head = b"%d %d %d:%d %s %s %s" % (mount.id, parent, dev >> 8 & 0xFFF, (dev & 0xFF) | (dev >> 12 & ~0xFF), _escape(root), _escape(place), mount.options())
-        tail = b"- %s %s %s" % (mount.fs.ops.name, _escape(mount.source or b"none"), (b"ro" if mount.fs.read_only else b"rw") + (b"," + mount.fs.options if mount.fs.options else b""))
+        head = b"%d %d %d:%d %s %s %s" % (
+            mount.id,
+            parent,
+            dev >> 8 & 0xFFF,
+            (dev & 0xFF) | (dev >> 12 & ~0xFF),
+            _escape(root),
+            _escape(place),
+            mount.options(),
+        )
+        tail = b"- %s %s %s" % (
+            mount.fs.ops.name,
+            _escape(mount.source or b"none"),
+            (b"ro" if mount.fs.read_only else b"rw") + (b"," + mount.fs.options if mount.fs.options else b""),
+        )
         lines.append(head + (b" shared:%d " % mount.peer_group if mount.peer_group else b" ") + tail)
     return b"\n".join(lines) + b"\n"
 

@@ -54,7 +54,8 @@ def meminfo(task: Task) -> bytes:
     free = max(min(total - used, host_free), 0)
     rows = (
         ("MemTotal", total), ("MemFree", free), ("MemAvailable", free), ("Buffers", 0), ("Cached", 0), ("SwapCached", 0), ("Active", used), ("Inactive", 0),
-        ("SwapTotal", 0), ("SwapFree", 0), ("Dirty", 0), ("Writeback", 0), ("AnonPages", used), ("Mapped", 0), ("Shmem", used), ("KReclaimable", 0), ("Slab", 0),
+        ("SwapTotal", 0), ("SwapFree", 0), ("Dirty", 0),
+        ("Writeback", 0), ("AnonPages", used), ("Mapped", 0), ("Shmem", used), ("KReclaimable", 0), ("Slab", 0),
         ("SReclaimable", 0), ("SUnreclaim", 0),
         ("CommitLimit", total), ("Committed_AS", sum(mm.total_vm for mm in {t.mm for t in kernel.pids.tasks.values()})),
         ("VmallocTotal", 34359738367 << 10), ("VmallocUsed", 0),
@@ -84,7 +85,14 @@ def kernel_stat(task: Task) -> bytes:
         lines.append(b"cpu%d %d 0 %d %d 0 0 0 0 0 0" % (index, *map(nanoseconds_to_ticks, (user // cpus, system // cpus, idle // cpus))))
     boot = (kernel.clock.realtime_ns() - uptime) // 10**9
     exits = sum(int(each.counters[5]) for each in kernel.pids.tasks.values())
-    lines += [b"intr 0", b"ctxt %d" % exits, b"btime %d" % boot, b"processes %d" % kernel.pids.forks, b"procs_running %d" % running, b"procs_blocked %d" % blocked]
+    lines += [
+        b"intr 0",
+        b"ctxt %d" % exits,
+        b"btime %d" % boot,
+        b"processes %d" % kernel.pids.forks,
+        b"procs_running %d" % running,
+        b"procs_blocked %d" % blocked,
+    ]
     return b"\n".join(lines) + b"\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n"
 
 

@@ -130,8 +130,12 @@ def sys_directory(fs: FileSystem) -> FsNode:
     filesystems = {
         b"aio-max-nr": constant(b"65536\n"),
         b"file-max": tunable("fs.file-max", 9223372036854775807),
-        b"file-nr": text(lambda task: b"%d\t0\t9223372036854775807\n" % sum(len(each.files.files) for each in task.kernel.pids.tasks.values() if not each.exited)),
-        b"inotify": directory({b"max_user_watches": constant(b"65536\n"), b"max_user_instances": constant(b"128\n"), b"max_queued_events": constant(b"16384\n")}),
+        b"file-nr": text(
+            lambda task: b"%d\t0\t9223372036854775807\n" % sum(len(each.files.files) for each in task.kernel.pids.tasks.values() if not each.exited)
+        ),
+        b"inotify": directory(
+            {b"max_user_watches": constant(b"65536\n"), b"max_user_instances": constant(b"128\n"), b"max_queued_events": constant(b"16384\n")}
+        ),
         b"mount-max": constant(b"100000\n"),
         b"nr_open": tunable("fs.nr_open", 1048576),
         b"pipe-max-size": tunable("fs.pipe-max-size", 1048576),
@@ -148,6 +152,13 @@ def sys_directory(fs: FileSystem) -> FsNode:
         b"ipv4": directory({b"ip_local_port_range": constant(b"32768\t60999\n"), b"tcp_fin_timeout": constant(b"60\n")}),
     }
     make = directory(
-        {b"kernel": directory(kernel), b"vm": directory(virtual_memory), b"fs": directory(filesystems), b"net": directory(network), b"debug": directory({}), b"dev": directory({})}
+        {
+            b"kernel": directory(kernel),
+            b"vm": directory(virtual_memory),
+            b"fs": directory(filesystems),
+            b"net": directory(network),
+            b"debug": directory({}),
+            b"dev": directory({}),
+        }
     )
     return make(fs)
