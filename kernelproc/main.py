@@ -8,6 +8,7 @@ file systems, init.
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import resource
@@ -52,6 +53,8 @@ def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket
     """The kernel process from boot to the container's end; returns its exit status."""
     logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
     raise_descriptor_limit()
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.isatty():
+        sys.stderr.reconfigure(newline="\r\n")  # the caller's terminal is raw meanwhile
     kernel = build_kernel(options)
     mount_file_systems(kernel, options)
     enable_features(kernel, options)

@@ -225,7 +225,7 @@ class Process:
             fields = {
                 "argv": [_decode(argument) for argument in self.args],
                 "env": parameters.environment_list(container.environment if env is None else env),
-                "cwd": os.fspath(directory) if directory is not None else os.getcwd(),
+                "cwd": os.fspath(directory) if directory is not None else _current_directory(),
                 "cwd_required": directory is not None,
                 "uid": uid,
                 "gid": gid,
@@ -413,6 +413,13 @@ def _stream_descriptor(number: int, stream: Stream, before: list[int], ours: lis
             raise ValueError("STDOUT is for stderr only")
         return before[1]
     return stream if isinstance(stream, int) else stream.fileno()
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"  # it was removed
 
 
 def _decode(argument: Argument) -> str:

@@ -142,9 +142,19 @@ def main(arguments: list[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _open_standard_descriptors() -> None:
+    """Those that the caller closed become /dev/null, before anything else takes their numbers."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if fd > 2:
+            os.close(fd)
+            return
+
+
 def entry() -> NoReturn:
     """The ``polynix`` command: leaves without tearing the interpreter down, which would cost a tenth of the start-up."""
     gc.disable()
+    _open_standard_descriptors()
     status = main()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):

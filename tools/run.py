@@ -130,7 +130,10 @@ class _Run:
     def _signal(self, number: signal.Signals) -> None:
         process = self.process
         if number == signal.SIGWINCH:
-            self.container.send("window_size", window=list(self.terminal.window()))
+            if self.terminal.fd >= 0:
+                self.container.send("window_size", window=list(self.terminal.window()))
+            elif process is not None:  # standard output may be a terminal all the same
+                self.container.send("signal", id=process.id, signal=int(number), group=True)
             return
         if number == signal.SIGTSTP:
             self.container.send("pause")

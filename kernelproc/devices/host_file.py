@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import stat
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from polynix.addrspace._usercopy import MemoryObject, UserAddress
@@ -30,7 +31,7 @@ from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.kernelproc.vfs.lookup import lookup
 from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
 from polynix.kernelproc.vfs.ops import FileOps, FileSystemOps, FsNodeOps, Result
-from polynix.kernelproc.wait_queue import WaitEntry, WaitQueue
+from polynix.kernelproc.wait_queue import ALL_EVENTS, WaitEntry, WaitQueue, wait
 
 if TYPE_CHECKING:
     from polynix.kernelproc.devices.console import Console
@@ -179,6 +180,11 @@ class WatchedQueue(WaitQueue):
         if self._token is not None and not len(self):
             self._engine.unwatch(self._fd, self._token)
             self._token = None
+
+    def wait(  # type: ignore[override]  # the long form, which calls add and remove
+        self, mask: int = ALL_EVENTS, deadline_ns: int | None = None, *, interruptible: bool = True, exclusive: bool = False
+    ) -> Coroutine[Any, Any, bool]:
+        return wait(((self, mask),), deadline_ns, interruptible=interruptible, exclusive=exclusive)
 
     def _ready(self, events: int) -> None:
         self.notify(events | (POLLRDNORM if events & POLLIN else 0) | (POLLWRNORM if events & POLLOUT else 0))

@@ -144,7 +144,7 @@ class PtyMaster(FileOps):
 
     @property
     def hung_up(self) -> bool:
-        return self._opened and not self.terminal.files
+        return self._opened and not self.terminal.opens
 
     # -- the master's file operations -----------------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class PtyTerminalFile(TerminalFile):
 
     def close(self, file: FileObject) -> None:
         super().close(file)
-        if not self.terminal.files:
+        if not self.terminal.opens:
             self.master.closed()
 
 

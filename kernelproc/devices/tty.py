@@ -75,7 +75,8 @@ class Terminal:
         self.window = (0, 0, 0, 0)  # rows, columns, x and y pixels
         self.session: Session | None = None
         self.foreground: ProcessGroup | None = None
-        self.files: set[TerminalFile] = set()
+        self.files: set[TerminalFile] = set()  # those that are not hung up
+        self.opens = 0  # all
         self.queue = WaitQueue()
         self.stopped = False
         self.exclusive = False
@@ -217,20 +218,24 @@ class Terminal:
             raise Errno(EPERM)
         self.set_controlling(session, group.process_group)
 
-    def release_session(self, hang_up: bool = True) -> None:
-        """The session loses its terminal: its leader exited or gave it up (disassociate_ctty)."""
+    def release_session(self, *, on_exit: bool = False) -> None:
+        """The session loses its terminal: its leader gave it up (TIOCNOTTY) or exited (Linux's disassociate_ctty)."""
         session, foreground = self.session, self.foreground
         self.session = self.foreground = None
         if session is not None:
             session.terminal = None
-        if foreground is not None and hang_up:
+        if foreground is not None:
             send_to_process_group(foreground, SigInfo(SIGHUP))
-            send_to_process_group(foreground, SigInfo(SIGCONT))
+            if not on_exit:
+                send_to_process_group(foreground, SigInfo(SIGCONT))
 
     def session_leader_exited(self, session: Session) -> None:
-        """The leader of the session it controls is gone."""
+        """The leader of the session it controls is gone.
+
+        Unlike a serial line, a pty does not hang up for the others that have it open.
+        """
         if session is self.session:
-            self.release_session()
+            self.release_session(on_exit=True)
 
     def check_change(self, task: Task, number: int) -> None:
         """Job control: may ``task`` read (SIGTTIN) or change or write (SIGTTOU)? Errors: ERESTARTSYS with the signal sent, EIO."""

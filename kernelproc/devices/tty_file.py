@@ -100,6 +100,7 @@ class TerminalFile(FileOps):
         self.terminal = terminal
         self.hung_up = False
         terminal.files.add(self)
+        terminal.opens += 1
 
     @property
     def device(self) -> int:
@@ -209,6 +210,7 @@ class TerminalFile(FileOps):
 
     def close(self, file: FileObject) -> None:
         self.terminal.files.discard(self)
+        self.terminal.opens -= 1
 
     # -- ioctl ----------------------------------------------------------------------------------------------------------------
 
