@@ -6,6 +6,7 @@ loop as messages.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,7 @@ from polynix.kernelproc.engine import Engine, Routine, park
 T = TypeVar("T")
 
 POOL_SIZE = 4
+_CPUS = os.sched_getaffinity(0)
 
 
 class KernelThreads:
@@ -63,6 +65,7 @@ class KernelThreads:
         self._work.put(work)
 
     def _serve(self) -> None:
+        os.sched_setaffinity(0, _CPUS)  # the loop's thread, whose affinity this one inherits, may be pinned at the moment
         while True:
             self._idle += 1
             work = self._work.get()

@@ -4,9 +4,11 @@ A wake-up of an idle core costs about 25 µs each way, more than a system call's
 kernel; it hurts when they compute, and when there are more runnable threads than CPUs. Two modes:
 
 - HOT: the kernel and the exiting guest thread both spin for ``HOT_SPIN_NS``. Held while running guests + 1 fit the CPUs and spins succeed.
-- QUIET: the kernel sleeps at once, for a time that doubles from 1 to 64 ms with each relapse; entered after ``FAILURES_ALLOWED`` failed spins in a row.
-  It ends early when guests come back so soon, ``PROMPT_EXITS`` times in a row, that spinning would have caught them. A guest thread still spins, for as
-  long as the kernel takes to wake up and answer (``ANSWER_SPIN_NS``), but not when its call blocks, and not after ``LATE_ANSWERS`` that came too late.
+- WARM: the kernel sleeps at once, for a time that doubles from 1 to 64 ms with each relapse; entered after ``FAILURES_ALLOWED`` failed spins in a row.
+  The kernel stays on its CPU, and the guest threads that converse with it are brought there (``Monitor.gather``), where a call costs two switches of
+  threads and no wake-up of a CPU. A thread elsewhere spins for as long as the kernel takes to wake up and answer (``ANSWER_SPIN_NS``), but not when its
+  call blocks, and not after ``LATE_ANSWERS`` that came too late. Exits that come so soon that spinning would have caught them end the time early: a
+  number of them in a row that doubles with each relapse, too.
 
 The threads' share of the policy is ``Monitor.stub_spin``, which each of them gets with its resume. An idle container never spins: with no guest running,
 only timers and descriptors can bring work.
@@ -28,7 +30,9 @@ ANSWER_SPIN_NS = 60_000
 FIRST_QUIET_NS = 1_000_000
 LONGEST_QUIET_NS = 64_000_000
 FAILURES_ALLOWED = 2
-PROMPT_EXITS = 4
+PROMPT_EXITS = 4  # in a row: at first; and where calls are cheap even without spinning, on one CPU:
+PROMPT_EXITS_GATHERED = 32
+MOST_PROMPT_EXITS = 64  # times as many
 LATE_ANSWERS = 4  # in one quiet time
 STEADY_SUCCESSES = 64  # in a row: the next quiet time is short again
 
@@ -36,7 +40,7 @@ STEADY_SUCCESSES = 64  # in a row: the next quiet time is short again
 class SpinPolicy:
     """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns; ``hot`` says which mode it is."""
 
-    __slots__ = ("_failures", "_late_limit", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes", "cpus", "hot", "monitor", "now")
+    __slots__ = ("_failures", "_gathered", "_late_limit", "_patience", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes", "cpus", "hot", "monitor", "now")
 
     def __init__(self, monitor: Monitor, cpus: int | None = None, now: Callable[[], int] = time.monotonic_ns) -> None:
         self.monitor = monitor
@@ -46,10 +50,12 @@ class SpinPolicy:
         self._successes = 0
         self._failures = 0
         self._prompt = 0
+        self._patience = 1
         self._quiet_ns = FIRST_QUIET_NS
         self._quiet_until = 0
         self._slept_at = 0
         self._late_limit = 0
+        self._gathered = False
         monitor.stub_spin = HOT_SPIN_NS
 
     def before_wait(self) -> int:
@@ -60,6 +66,8 @@ class SpinPolicy:
             return 0
         if running >= self.cpus:
             self.hot = False
+            if self._gathered:
+                self._scatter()
             monitor.stub_spin = 0
             return 0
         if self._quiet_until:
@@ -68,6 +76,8 @@ class SpinPolicy:
                 return 0
             self._quiet_until = 0
             self._failures = FAILURES_ALLOWED - 1  # one more failure is a relapse
+        if self._gathered:
+            self._scatter()
         self.hot = True
         monitor.stub_spin = HOT_SPIN_NS
         return HOT_SPIN_NS
@@ -78,6 +88,7 @@ class SpinPolicy:
         self._successes += 1
         if self._successes >= STEADY_SUCCESSES:
             self._successes = 0
+            self._patience = 1
             self._quiet_ns = FIRST_QUIET_NS
 
     def failed(self) -> None:
@@ -91,6 +102,12 @@ class SpinPolicy:
             self.monitor.stub_spin = ANSWER_SPIN_NS
             self._quiet_until = self.now() + self._quiet_ns
             self._quiet_ns = min(self._quiet_ns * 2, LONGEST_QUIET_NS)
+            self._patience = min(self._patience * 2, MOST_PROMPT_EXITS)
+            self._gathered = self.monitor.gather()
+
+    def _scatter(self) -> None:
+        self._gathered = False
+        self.monitor.scatter()
 
     def before_sleep(self) -> None:
         """The loop is about to sleep."""
@@ -101,9 +118,10 @@ class SpinPolicy:
         """It woke up."""
         if not self._quiet_until:
             return
-        if found_exits and self.now() - self._slept_at < HOT_SPIN_NS + WAKE_UP_NS:
+        limit = HOT_SPIN_NS if self._gathered else HOT_SPIN_NS + WAKE_UP_NS
+        if found_exits and self.now() - self._slept_at < limit:
             self._prompt += 1
-            if self._prompt >= PROMPT_EXITS:
+            if self._prompt >= (PROMPT_EXITS_GATHERED if self._gathered else PROMPT_EXITS) * self._patience:
                 self._quiet_until = 0
                 self._failures = 0
         else:

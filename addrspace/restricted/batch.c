@@ -138,6 +138,7 @@ PyObject *slot_push_clone(Slot *slot, PyObject *args, PyObject *names)
     call->arguments[2] = clone->child_tid;
     call->arguments[3] = clone->child_tid;
     call->arguments[4] = clone->tls;
+    pin_release(slot); /* or the new thread would inherit it */
     child->control->resume = start ? RESUME_START : 0;
     child->control->frame = child->frame;
     child->control->spin = 0;

@@ -219,7 +219,7 @@ static PyObject *monitor_new(PyTypeObject *type, PyObject *args, PyObject *names
 {
     Monitor *monitor = (Monitor *)type->tp_alloc(type, 0);
     if (monitor)
-        monitor->page_fd = monitor->epoll_fd = monitor->doorbell_fd = monitor->stub_fd = -1;
+        monitor->page_fd = monitor->epoll_fd = monitor->doorbell_fd = monitor->stub_fd = monitor->gathered_cpu = -1;
     return (PyObject *)monitor;
 }
 
@@ -246,6 +246,8 @@ static int monitor_init(Monitor *monitor, PyObject *args, PyObject *names)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    if (sched_getaffinity(0, sizeof monitor->cpus, &monitor->cpus) < 0)
+        CPU_ZERO(&monitor->cpus);
     find_vdso(monitor);
     monitor->ticks_per_us = measure_ticks_per_us();
     return 0;
@@ -261,6 +263,7 @@ static void close_descriptor(int *descriptor)
 static void do_close(Monitor *monitor)
 {
     spawner_end(monitor);
+    Py_DECREF(monitor_scatter(monitor, NULL));
     monitor->closed = true;
     while (monitor->running_count)
         monitor_remove_running(monitor, monitor->running[monitor->running_count - 1].slot);
@@ -329,6 +332,8 @@ static PyMemberDef members[] = {
 
 static PyMethodDef methods[] = {
     {"spawn", (PyCFunction)monitor_spawn, METH_O, "start a restricted process over a memory object"},
+    {"gather", (PyCFunction)monitor_gather, METH_NOARGS, "stay on this CPU, and bring threads that converse with us here; False if it can't be"},
+    {"scatter", (PyCFunction)monitor_scatter, METH_NOARGS, "everyone may run anywhere again"},
     {"order", (PyCFunction)monitor_order, METH_O, "let a thread start a restricted process; its number in spawned()"},
     {"spawned", (PyCFunction)monitor_spawned, METH_NOARGS, "[(number, stub, or None if it failed)] of orders done"},
     {"wait", (PyCFunction)(void (*)(void))monitor_wait, METH_FASTCALL,

@@ -8,9 +8,13 @@
 #ifndef POLYNIX_OBJECT_H
 #define POLYNIX_OBJECT_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ucontext.h> /* REG_* */
@@ -23,6 +27,8 @@ typedef struct Stub Stub;
 typedef struct Slot Slot;
 
 #define FIRST_SLOTS 16
+#define PINNED_MAX 16
+#define PINNED_COMPUTING_US 2000
 
 enum slot_state { SLOT_FREE, SLOT_HELD, SLOT_RUNNING };
 
@@ -54,6 +60,11 @@ struct Monitor {
     int *graveyard;          /* pidfds of stubs that were closed before they were reaped */
     int graveyard_count;
     struct spawner *spawner; /* NULL before the first order */
+    cpu_set_t cpus;          /* that we may use */
+    int gathered_cpu;        /* where we are pinned; -1: anywhere */
+    uint32_t gathering;      /* numbers the times of being pinned */
+    Slot *pinned[PINNED_MAX]; /* borrowed: a slot leaves with its stub */
+    int pinned_count;
 };
 
 struct pending_clone {
@@ -90,6 +101,10 @@ struct Slot {
     uint32_t calls, calls_sent, calls_done;
     uint64_t spin; /* ns */
     bool calm;     /* it was told not to spin */
+    bool pinned;   /* to our CPU */
+    uint32_t talks, gathering; /* calls in this gathering */
+    uint32_t gap_us;           /* the running mean of what it computes between calls */
+    uint64_t resumed_at;       /* time stamp */
     uint64_t fs_base, gs_base;
 };
 
@@ -126,6 +141,15 @@ struct birth { /* of a restricted process: what it needs, and what came of it */
 void birth_start(Monitor *monitor, struct birth *birth, char **stack);
 Stub *birth_adopt(Monitor *monitor, const struct birth *birth);
 Stub *spawn_stub(Monitor *monitor, int region_fd);
+
+/* pin.c */
+void pin_consider(Slot *slot);
+void pin_release(Slot *slot); /* may run anywhere again */
+void pin_remove(Slot *slot);  /* it is gone */
+bool pin_any_running(const Monitor *monitor);
+void pin_release_computing(Monitor *monitor);
+PyObject *monitor_gather(Monitor *monitor, PyObject *unused);
+PyObject *monitor_scatter(Monitor *monitor, PyObject *unused);
 
 /* spawner.c */
 PyObject *monitor_order(Monitor *monitor, PyObject *region);

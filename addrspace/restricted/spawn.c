@@ -31,6 +31,7 @@
 struct start {
     int descriptors[FIRST_INSTALLED_FD];
     int stub_fd, uid, gid;
+    const cpu_set_t *cpus;
     pid_t parent;
     const char *step;
     int error;
@@ -51,6 +52,7 @@ static int child(void *argument)
     struct rlimit none = {0, 0};
     int moved[FIRST_INSTALLED_FD];
     syscall(SYS_setsid);
+    syscall(SYS_sched_setaffinity, 0, sizeof *start->cpus, start->cpus); /* not ours of the moment: see pin.c */
     /* To ignore a signal discards one that waits; then all are at their defaults. */
     for (int number = 1; number < 32; number++) {
         signal(number, SIG_IGN);
@@ -127,7 +129,7 @@ static bool start_child(struct start *start, char **stack, int *pid, int *pidfd)
 /* Makes the process and all that it shares with us. Touches no Python object that another thread could change. */
 void birth_start(Monitor *monitor, struct birth *birth, char **stack)
 {
-    struct start start = {.stub_fd = monitor->stub_fd, .uid = monitor->uid, .gid = monitor->gid, .parent = getpid()};
+    struct start start = {.stub_fd = monitor->stub_fd, .uid = monitor->uid, .gid = monitor->gid, .cpus = &monitor->cpus, .parent = getpid()};
     int sockets[2] = {-1, -1};
     birth->control_fd = birth->socket_fd = birth->pidfd = birth->pid = -1;
     if (!(birth->area = make_control_area(monitor, &birth->control_fd))) {

@@ -286,6 +286,7 @@ void stub_do_close(Stub *stub)
         if (!slot)
             continue;
         monitor_remove_running(stub->monitor, slot);
+        pin_remove(slot);
         slot->state = SLOT_FREE;
         slot->control = NULL;
     }

@@ -73,6 +73,8 @@ static int accept_exit(Slot *slot)
 {
     const volatile struct control *control = slot->control;
     uint32_t why = control->why;
+    uint64_t gap = (ticks() - slot->resumed_at) / slot->stub->monitor->ticks_per_us;
+    slot->gap_us = (3 * slot->gap_us + (gap < 1000000 ? (uint32_t)gap : 1000000)) / 4;
     slot->state = SLOT_HELD;
     slot->signal = 0;
     if (why < 0x100) {
@@ -147,10 +149,16 @@ struct waiting {
 static void look(Monitor *monitor, struct waiting *waiting, bool may_sleep)
 {
     struct timespec time = {0, 0}, *limit = &time;
-    if (may_sleep && waiting->deadline == ~0UL)
+    uint64_t deadline = waiting->deadline;
+    bool pinned = may_sleep && monitor->pinned_count && pin_any_running(monitor);
+    if (pinned) {
+        uint64_t soon = now_ns() + PINNED_COMPUTING_US * 1000;
+        deadline = soon < deadline ? soon : deadline;
+    }
+    if (may_sleep && deadline == ~0UL)
         limit = NULL;
     else if (may_sleep) {
-        uint64_t now = now_ns(), left = waiting->deadline > now ? waiting->deadline - now : 0;
+        uint64_t now = now_ns(), left = deadline > now ? deadline - now : 0;
         time.tv_sec = (time_t)(left / 1000000000);
         time.tv_nsec = (long)(left % 1000000000);
     }
@@ -162,6 +170,8 @@ static void look(Monitor *monitor, struct waiting *waiting, bool may_sleep)
     waiting->interrupted = count < 0 && errno == EINTR;
     waiting->count = count < 0 ? 0 : count;
     monitor->last_poll = ticks();
+    if (pinned && count == 0)
+        pin_release_computing(monitor);
 }
 
 static bool poll_is_due(Monitor *monitor)

@@ -11,7 +11,9 @@ from polynix.kernelproc.spin_policy import (
     HOT_SPIN_NS,
     LATE_ANSWERS,
     LONGEST_QUIET_NS,
+    MOST_PROMPT_EXITS,
     PROMPT_EXITS,
+    PROMPT_EXITS_GATHERED,
     STEADY_SUCCESSES,
     SpinPolicy,
 )
@@ -22,13 +24,22 @@ CPUS = 4
 class Machine:
     """What the policy looks at: the monitor's two words, and the time."""
 
-    def __init__(self, running: int = 1) -> None:
+    def __init__(self, running: int = 1, can_pin: bool = False) -> None:
         self.running = running
+        self.can_pin = can_pin
+        self.gathered = False
         self.stub_spin = 0
         self.late_answers = 0
         self.time = 1_000_000_000
         monitor: Any = self
         self.policy = SpinPolicy(monitor, CPUS, lambda: self.time)
+
+    def gather(self) -> bool:
+        self.gathered = self.can_pin
+        return self.can_pin
+
+    def scatter(self) -> None:
+        self.gathered = False
 
     def fail(self) -> None:
         assert self.policy.before_wait() == HOT_SPIN_NS
@@ -135,9 +146,25 @@ def test_prompt_exits_end_a_quiet_time() -> None:
         machine.make_quiet()
     while machine.policy.before_wait():
         machine.policy.failed()
-    for _ in range(PROMPT_EXITS):
+    sleeps = 0
+    while not machine.policy.before_wait():
         machine.sleep(30_000)
-    assert machine.policy.before_wait() == HOT_SPIN_NS
+        sleeps += 1
+    assert sleeps == PROMPT_EXITS * MOST_PROMPT_EXITS
+
+
+def test_steady_success_lets_few_prompt_exits_do() -> None:
+    for can_pin, few, duration in ((False, PROMPT_EXITS, 30_000), (True, PROMPT_EXITS_GATHERED, 10_000)):
+        machine = Machine(can_pin=can_pin)
+        for _ in range(STEADY_SUCCESSES):
+            machine.policy.succeeded()
+        while machine.policy.before_wait():
+            machine.policy.failed()
+        sleeps = 0
+        while not machine.policy.before_wait():
+            machine.sleep(duration)
+            sleeps += 1
+        assert sleeps == 2 * few
 
 
 def test_late_exits_and_other_events_do_not() -> None:
@@ -150,3 +177,27 @@ def test_late_exits_and_other_events_do_not() -> None:
         machine.sleep(30_000)
         machine.sleep(200_000)
         machine.sleep(30_000, exits=False)
+
+
+def test_a_warm_time_is_spent_on_one_cpu() -> None:
+    machine = Machine(can_pin=True)
+    while machine.policy.before_wait():
+        assert not machine.gathered
+        machine.policy.failed()
+    assert machine.gathered
+    for _ in range(20):
+        machine.sleep(10_000)  # a switch of threads: no reason to spin
+    machine.time += FIRST_QUIET_NS
+    assert machine.policy.before_wait() == HOT_SPIN_NS
+    assert not machine.gathered
+
+
+def test_busy_cpus_scatter() -> None:
+    machine = Machine(can_pin=True)
+    while machine.policy.before_wait():
+        machine.policy.failed()
+    machine.running = CPUS
+    assert machine.policy.before_wait() == 0
+    assert not machine.gathered
+    machine.running = 1
+    assert machine.policy.before_wait() == 0  # still quiet, on any CPU
