@@ -29,6 +29,10 @@ class StubPool:
         self.nothing = MemoryManager(None, None)  # type: ignore[arg-type]  # of a task that has yet to exec for the first time
         self.nothing.dead = True
 
+    def prime(self) -> None:
+        """Make the first one at once. Errors: OSError, as the host gives its reason."""
+        self.spares.append(self.take())
+
     def take(self) -> MemoryManager:
         """A spare address space, or a new one."""
         spares = self.spares

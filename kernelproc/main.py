@@ -88,8 +88,6 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     """The Kernel object with its engine and address spaces, nothing mounted. Errors: BootError."""
     import polynix.kernelproc.syscalls.all  # noqa: F401  # fills the table
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each stub costs some five descriptors
     root = os.geteuid() == 0
     try:
         monitor = Monitor(_stub_path(), NOBODY if root else -1, NOBODY if root else -1)
@@ -98,7 +96,7 @@ def build_kernel(options: ContainerOptions) -> Kernel:
         kernel.region = SharedRegion()  # before the factory hides the host's /dev/shm
         kernel.memory = RegionFactory(options.memory_limit, force_memfd=bool(os.environ.get("POLYNIX_FORCE_MEMFD")))
     except (OSError, SharedMemoryUnavailable) as error:
-        raise BootError(f"cannot set up restricted mode: {error}") from error
+        raise BootError(f"cannot set up restricted mode: {_reason(error)}") from error
     kernel.stubs = StubPool(monitor, kernel.memory)
     kernel.engine.watch(monitor.spawned_fd, select.EPOLLIN, lambda _events: kernel.stubs.collect())
     kernel.kthreads = KernelThreads(kernel.engine)
@@ -106,10 +104,21 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     kernel.memory_limit = options.memory_limit
     kernel.uts = UtsNamespace(os.fsencode(options.hostname or socket.gethostname()))
     SyscallLoop(kernel)
+    try:
+        kernel.stubs.prime()
+    except OSError as error:
+        raise BootError(f"cannot start restricted processes: {_reason(error)}") from error
     if kernel.memory.kind != "private-tmpfs":
         MemoryWatch(kernel)
     kernel.expando.get(Notes).attach(kernel)
     return kernel
+
+
+def _reason(error: Exception) -> str:
+    """``what: why`` of an OSError, without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
 
 
 def _stub_path() -> str:
@@ -118,8 +127,13 @@ def _stub_path() -> str:
 
 def mount_file_systems(kernel: Kernel, options: ContainerOptions) -> None:
     """The root overlay, /dev, /dev/pts, /dev/shm, /proc, /sys, and the binds. Errors: BootError."""
+    from polynix.kernelproc.fs.host_call import probe_host_files
     from polynix.kernelproc.mounts import mount_all
 
+    try:
+        probe_host_files()
+    except Errno as error:
+        raise BootError(f"cannot open host files: openat2: {os.strerror(error.errno)}") from error
     try:
         mount_all(kernel, options)
     except Errno as error:

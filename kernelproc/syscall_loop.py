@@ -36,7 +36,7 @@ from polynix.kernelproc.syscalls.types import NO_RETURN
 from polynix.kernelproc.task.exit import address_space_died, begin_group_exit, exit_task
 from polynix.kernelproc.task.out_of_memory import wait_for_memory
 from polynix.kernelproc.track_stub import track_stub
-from polynix.kernelproc.uapi.errno import EFAULT, EIO, ENOSYS
+from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, EIO, ENOSYS
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
 from polynix.kernelproc.uapi.unistd import (
     NR_pread64,
@@ -403,7 +403,7 @@ class SyscallLoop:
             log.debug("restricted process %d died with status %s", stub.pid, status)
             failure = None if mm.ready else stub.start_error()
             if failure is not None:
-                self.engine.fail(RestrictedModeUnavailable(f"cannot start restricted processes: {failure[0]}: {os.strerror(failure[1])}"))
+                self.engine.fail(RestrictedModeUnavailable(f"cannot start restricted processes: {failure[0]}: {os.strerror(failure[1] or EINVAL)}"))
             self.kernel.stubs.discard(mm)
             address_space_died(self.kernel, mm)
         stub.close()

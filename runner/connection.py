@@ -14,7 +14,7 @@ from typing import Any
 from polynix.ipc.control_channel import ControlChannel, Message, descriptor_socket_pair, send_descriptors
 from polynix.kernelproc.options import ContainerOptions
 from polynix.runner import launcher
-from polynix.runner.run_directory import RunDirectory, remove_region
+from polynix.runner.run_directory import RunDirectory, parent_directory, remove_region
 
 STOP_SECONDS = 2.0  # how long a kernel process may take to end before it is killed
 
@@ -38,7 +38,7 @@ class KernelConnection:
         try:
             self.directory = RunDirectory()
         except OSError as error:
-            raise ContainerError(f"cannot make a run directory: {error}") from error
+            raise ContainerError(f"cannot make a run directory: {error.filename or parent_directory()}: {error.strerror}") from error
         try:
             self.peer, theirs = descriptor_socket_pair()
             if in_process:
@@ -65,6 +65,9 @@ class KernelConnection:
                 select.select([self.peer], [], [], STOP_SECONDS)
                 self._check_alive(error)
                 raise ContainerError(f"cannot open the control channel: {error}") from error
+        except OSError as error:
+            self.kill()
+            raise ContainerError(f"cannot start the kernel process: {error.strerror or error}") from error
         except BaseException:
             self.kill()
             raise

@@ -35,6 +35,9 @@ def kernel_process(options: ContainerOptions, directory: str, peer: socket.socke
     gc.disable()  # until boot is over
     try:
         _detach(close)
+        from polynix.kernelproc.host_check import check_host
+
+        check_host()
         from polynix.kernelproc.main import run_kernel
 
         status = run_kernel(options, os.path.join(directory, "control"), peer)

@@ -40,6 +40,15 @@ def open_beneath(root_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
     return _check(_syscall(_NR_OPENAT2, ctypes.c_int(root_fd), ctypes.c_char_p(path), how, ctypes.c_size_t(_OPEN_HOW.size)))
 
 
+def probe_host_files() -> None:
+    """Whether the host lets us open files beneath a directory at all. Errors: ENOSYS, or what a seccomp profile answers."""
+    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_beneath(root_fd, b".", os.O_PATH))
+    finally:
+        os.close(root_fd)
+
+
 def rename_at(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
     """renameat2."""
     _check(_syscall(_NR_RENAMEAT2, ctypes.c_int(old_fd), ctypes.c_char_p(old), ctypes.c_int(new_fd), ctypes.c_char_p(new), ctypes.c_uint(flags)))
