@@ -14,7 +14,10 @@ from polynix.kernelproc.uapi.capability import CAP_NET_ADMIN
 from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EOPNOTSUPP, EPERM, ERANGE
 from polynix.kernelproc.uapi.socket import (
     SO_ACCEPTCONN,
+    SO_BINDTODEVICE,
+    SO_BPF_EXTENSIONS,
     SO_BROADCAST,
+    SO_BSDCOMPAT,
     SO_BUSY_POLL,
     SO_COOKIE,
     SO_DEBUG,
@@ -22,15 +25,21 @@ from polynix.kernelproc.uapi.socket import (
     SO_DONTROUTE,
     SO_ERROR,
     SO_INCOMING_CPU,
+    SO_INCOMING_NAPI_ID,
     SO_KEEPALIVE,
     SO_LINGER,
+    SO_LOCK_FILTER,
     SO_MARK,
+    SO_MAX_PACING_RATE,
     SO_NO_CHECK,
+    SO_NOFCS,
     SO_OOBINLINE,
     SO_PASSCRED,
     SO_PASSSEC,
+    SO_PEEK_OFF,
     SO_PEERCRED,
     SO_PEERGROUPS,
+    SO_PEERNAME,
     SO_PEERSEC,
     SO_PRIORITY,
     SO_PROTOCOL,
@@ -42,6 +51,7 @@ from polynix.kernelproc.uapi.socket import (
     SO_REUSEADDR,
     SO_REUSEPORT,
     SO_RXQ_OVFL,
+    SO_SELECT_ERR_QUEUE,
     SO_SNDBUF,
     SO_SNDBUFFORCE,
     SO_SNDLOWAT,
@@ -49,9 +59,11 @@ from polynix.kernelproc.uapi.socket import (
     SO_SNDTIMEO_OLD,
     SO_TIMESTAMP_NEW,
     SO_TIMESTAMP_OLD,
+    SO_TIMESTAMPING_OLD,
     SO_TIMESTAMPNS_NEW,
     SO_TIMESTAMPNS_OLD,
     SO_TYPE,
+    SO_WIFI_STATUS,
     SOL_SOCKET,
 )
 
@@ -80,6 +92,9 @@ _SWITCHES = {
     SO_TIMESTAMP_NEW,
     SO_TIMESTAMPNS_OLD,
     SO_TIMESTAMPNS_NEW,
+    SO_WIFI_STATUS,
+    SO_NOFCS,
+    SO_SELECT_ERR_QUEUE,
 }
 _NUMBERS = {SO_PRIORITY, SO_MARK, SO_BUSY_POLL}
 
@@ -107,6 +122,10 @@ def get_option(task: Task, socket: Socket, level: int, name: int, room: int) -> 
         if len(groups) > room:
             raise Errno(ERANGE)
         return groups
+    if name == SO_PEERNAME:
+        return socket.peer_name()[:room]
+    if name == SO_BINDTODEVICE:
+        return b""
     if name == SO_COOKIE:
         return struct.pack("<Q", id(socket) >> 4)[:room]
     if name != SO_PEERSEC:
@@ -126,6 +145,13 @@ _INTEGERS: dict[int, Callable[[Socket], int]] = {
     SO_SNDLOWAT: lambda socket: 1,
     SO_PASSCRED: lambda socket: int(socket.pass_credentials),
     SO_INCOMING_CPU: lambda socket: -1,
+    SO_INCOMING_NAPI_ID: lambda socket: 0,
+    SO_BSDCOMPAT: lambda socket: 0,
+    SO_LOCK_FILTER: lambda socket: 0,
+    SO_PEEK_OFF: lambda socket: -1,
+    SO_MAX_PACING_RATE: lambda socket: -1,
+    SO_BPF_EXTENSIONS: lambda socket: 64,
+    SO_TIMESTAMPING_OLD: lambda socket: 0,
 }
 
 

@@ -121,10 +121,9 @@ class UnixStream(ConnectedUnixSocket):
                 elif received.credentials != theirs:
                     break
             copied += out.write(memoryview(message.data)[message.start : message.start + out.remaining])
+            # Linux looks on even when the buffer is full, until it meets descriptors.
             if message.rights is not None:
                 if received is not None:
                     received.rights = [file.retain() for file in message.rights]
-                break
-            if not out.remaining:
                 break
         return copied

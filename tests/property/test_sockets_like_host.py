@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
 from event_world import Guest, new_kernel
+from polynix.kernelproc.net.messages import stream_truesize
 from polynix.kernelproc.uapi.socket import (
     MSG_NOSIGNAL,
     MSG_PEEK,
@@ -48,6 +49,20 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("pass credentials"), ENDS, st.integers(0, 1)),
     st.tuples(st.just("close"), ENDS, st.just(0)),
 )
+
+
+def same_layout() -> bool:
+    """Whether this host's kernel lays messages out as the one that ours was modelled on: else charges and writability differ."""
+    for size in (1, 200, 4000, 20_000):
+        one, other = socket.socketpair()
+        with one, other:
+            one.send(bytes(size))
+            if struct.unpack("i", fcntl.ioctl(one, SIOCOUTQ, b"\0" * 4))[0] != stream_truesize(size):
+                return False
+    return True
+
+
+SAME_LAYOUT = same_layout()
 
 
 class Host:
@@ -223,7 +238,10 @@ def test_socketpair(operations: list[tuple[str, int, int]], kind: int) -> None:
             got = ours.do(name, end, argument, data)
             assert got == expected, f"{name} {end} {argument}"
             for each in range(2):
-                assert ours.facts(each) == host.facts(each), f"after {name} {end} {argument}: end {each}"
+                here, there = ours.facts(each), host.facts(each)
+                if not SAME_LAYOUT and here is not None:
+                    here, there = (here[0] & ~select.POLLOUT, here[1]), (there[0] & ~select.POLLOUT, there[1])
+                assert here == there, f"after {name} {end} {argument}: end {each}"
     finally:
         host.close()
         ours.close()
