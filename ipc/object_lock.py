@@ -1,0 +1,62 @@
+"""The lock of a kernel object, or of both ends of a pair: what must happen outside it happens when it is released.
+
+Observers and the closing of queued handles may touch other objects. They are noted while the lock is held and run after its last
+release, one after another for each thread, so that a chain of closings neither nests nor meets another object's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+class _Running(threading.local):
+    """The callbacks that this thread has yet to run; None when it isn't running any."""
+
+    due: deque[Callable[[], None]] | None = None
+
+
+_running = _Running()
+
+
+class ObjectLock:
+    """A re-entrant lock (a finaliser may run anywhere) with callbacks due at its release."""
+
+    __slots__ = ("_depth", "_due", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._due: list[Callable[[], None]] = []
+
+    def after(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` once the lock, which the caller holds, is free."""
+        self._due.append(callback)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth or not self._due:
+            self._lock.release()
+            return
+        due, self._due = self._due, []
+        self._lock.release()
+        if _running.due is not None:
+            _running.due.extend(due)
+            return
+        queue = _running.due = deque(due)
+        try:
+            while queue:
+                try:
+                    queue.popleft()()
+                except Exception:  # one observer's mistake must not cost another its wake-up
+                    log.exception("an observer failed")
+        finally:
+            _running.due = None
