@@ -14,6 +14,7 @@ from typing import Any
 from polynix.ipc.control_channel import ControlChannel, Message, descriptor_socket_pair, send_descriptors
 from polynix.kernelproc.options import ContainerOptions
 from polynix.runner import launcher
+from polynix.runner.host import UnsuitableHost, check_host
 from polynix.runner.run_directory import RunDirectory, parent_directory, remove_region
 
 STOP_SECONDS = 2.0  # how long a kernel process may take to end before it is killed
@@ -34,6 +35,10 @@ class KernelConnection:
         self._ready = False  # a pair has no queue before its peer connects
         self.channel: ControlChannel | None = None
         self._early: list[Message] = []
+        try:
+            check_host()
+        except UnsuitableHost as error:
+            raise ContainerError(str(error)) from None
         inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2] if in_process else []
         try:
             self.directory = RunDirectory()

@@ -76,7 +76,7 @@ class Terminal:
         self.session: Session | None = None
         self.foreground: ProcessGroup | None = None
         self.files: set[TerminalFile] = set()  # those that are not hung up
-        self.opens = 0  # all
+        self.opens: int = 0  # all
         self.queue = WaitQueue()
         self.stopped = False
         self.exclusive = False

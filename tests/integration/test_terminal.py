@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,6 +228,59 @@ def test_the_terminal_is_restored(how: str) -> None:
     finally:
         os.close(master)
         os.close(slave)
+
+
+@pytest.mark.parametrize("editor", ["vim -u NONE", "busybox vi", "nano -I"])
+def test_editors(run: Start, editor: str) -> None:
+    if shutil.which(editor.split()[0]) is None:
+        pytest.skip(f"no {editor.split()[0]}")
+    child = run("sh", "-c", f"{editor} /tmp/edited; cat /tmp/edited")
+    child.expect_exact("edited")
+    time.sleep(0.5)
+    keys = ["typed text", "\x0f", "\r", "\x18"] if "nano" in editor else ["ityped text", "\x1b", ":wq\r"]
+    for key in keys:
+        child.send(key)
+        time.sleep(0.5)
+    child.expect_exact("typed text\r\n")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_a_terminal_multiplexer(run: Start) -> None:
+    if shutil.which("tmux") is None:
+        pytest.skip("no tmux")
+    child = run("env", "TERM=xterm", "tmux", "-f", "/dev/null", "new-session", "sh")
+    time.sleep(2)
+    child.send("echo in$((1+1))side; tty\r")
+    child.expect_exact("in2side")
+    child.expect_exact("/dev/pts/1")
+    child.send("exit\r")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_a_pager(run: Start) -> None:
+    child = run("env", "TERM=xterm", "less", "/etc/passwd")
+    child.expect_exact("root:")
+    child.send("/nobody\n")
+    child.expect_exact("nobody")
+    child.send("q")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_a_long_paste_and_a_long_output(run: Start) -> None:
+    child = run("sh", "-c", "echo ready; cat > /tmp/pasted; sort -n /tmp/pasted | tail -1; seq 20000")
+    child.expect_exact("ready")
+    for number in range(300):
+        child.send(f"{number} is a line of a text that was copied from elsewhere\n")
+    child.send("\x04")
+    child.expect_exact("299 is a line of a text that was copied from elsewhere\r\n1\r\n2\r\n")
+    child.expect_exact("\r\n20000\r\n")
+    child.expect(pexpect.EOF)
 
 
 def test_a_hang_up_ends_the_container(run: Start) -> None:
