@@ -3,7 +3,8 @@
 A wake-up of an idle core costs about 25 µs each way, more than a system call's whole work, so spinning briefly pays while guests converse with the
 kernel; it hurts when they compute, and when there are more runnable threads than CPUs. Two modes:
 
-- HOT: the kernel and the exiting guest thread both spin for ``HOT_SPIN_NS``. Held while running guests + 1 fit the CPUs and spins succeed.
+- HOT: the kernel spins for ``HOT_SPIN_NS``, the exiting guest thread for ``ANSWER_SPIN_NS``, since it may wait for another thread's wake-up and call.
+  Held while running guests + 1 fit the CPUs and spins succeed. It begins with some longer spins: threads that slept have to wake up elsewhere first.
 - WARM: the kernel sleeps at once, for a time that doubles from 1 to 64 ms with each relapse; entered after ``FAILURES_ALLOWED`` failed spins in a row.
   The kernel stays on its CPU, and the guest threads that converse with it are brought there (``Monitor.gather``), where a call costs two switches of
   threads and no wake-up of a CPU. A thread elsewhere spins for as long as the kernel takes to wake up and answer (``ANSWER_SPIN_NS``), but not when its
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from polynix.addrspace._restricted import Monitor
 
 HOT_SPIN_NS = 25_000
+FIRST_SPINS_NS = 100_000
+FIRST_SPINS = 8  # of a hot time, of which this many may fail in a row:
+FIRST_FAILURES_ALLOWED = 4
 WAKE_UP_NS = 50_000  # what sleeping and being woken may add to a wait
 ANSWER_SPIN_NS = 60_000
 FIRST_QUIET_NS = 1_000_000
@@ -40,7 +44,10 @@ STEADY_SUCCESSES = 64  # in a row: the next quiet time is short again
 class SpinPolicy:
     """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns; ``hot`` says which mode it is."""
 
-    __slots__ = ("_failures", "_gathered", "_late_limit", "_patience", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes", "cpus", "hot", "monitor", "now")
+    __slots__ = (
+        "_failures", "_first_spins", "_gathered", "_late_limit", "_patience", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes",
+        "cpus", "hot", "monitor", "now",
+    )  # fmt: skip
 
     def __init__(self, monitor: Monitor, cpus: int | None = None, now: Callable[[], int] = time.monotonic_ns) -> None:
         self.monitor = monitor
@@ -56,7 +63,8 @@ class SpinPolicy:
         self._slept_at = 0
         self._late_limit = 0
         self._gathered = False
-        monitor.stub_spin = HOT_SPIN_NS
+        self._first_spins = 0
+        monitor.stub_spin = ANSWER_SPIN_NS
 
     def before_wait(self) -> int:
         """Nanoseconds to spin in the coming wait."""
@@ -74,13 +82,20 @@ class SpinPolicy:
             if self.now() < self._quiet_until:
                 monitor.stub_spin = ANSWER_SPIN_NS if monitor.late_answers < self._late_limit else 0
                 return 0
-            self._quiet_until = 0
-            self._failures = FAILURES_ALLOWED - 1  # one more failure is a relapse
+            self._begin_hot()
         if self._gathered:
             self._scatter()
         self.hot = True
-        monitor.stub_spin = HOT_SPIN_NS
+        monitor.stub_spin = ANSWER_SPIN_NS
+        if self._first_spins:
+            self._first_spins -= 1
+            return FIRST_SPINS_NS
         return HOT_SPIN_NS
+
+    def _begin_hot(self) -> None:
+        self._quiet_until = 0
+        self._failures = FAILURES_ALLOWED - FIRST_FAILURES_ALLOWED
+        self._first_spins = FIRST_SPINS
 
     def succeeded(self) -> None:
         """The wait that was allowed to spin found something to do."""
@@ -122,7 +137,6 @@ class SpinPolicy:
         if found_exits and self.now() - self._slept_at < limit:
             self._prompt += 1
             if self._prompt >= (PROMPT_EXITS_GATHERED if self._gathered else PROMPT_EXITS) * self._patience:
-                self._quiet_until = 0
-                self._failures = 0
+                self._begin_hot()
         else:
             self._prompt = 0

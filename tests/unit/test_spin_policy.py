@@ -7,7 +7,10 @@ from typing import Any
 from polynix.kernelproc.spin_policy import (
     ANSWER_SPIN_NS,
     FAILURES_ALLOWED,
+    FIRST_FAILURES_ALLOWED,
     FIRST_QUIET_NS,
+    FIRST_SPINS,
+    FIRST_SPINS_NS,
     HOT_SPIN_NS,
     LATE_ANSWERS,
     LONGEST_QUIET_NS,
@@ -68,7 +71,7 @@ def test_a_conversation_is_hot() -> None:
         assert machine.policy.before_wait() == HOT_SPIN_NS
         machine.policy.succeeded()
     assert machine.policy.hot
-    assert machine.stub_spin == HOT_SPIN_NS
+    assert machine.stub_spin == ANSWER_SPIN_NS
 
 
 def test_nothing_spins_for_an_idle_container() -> None:
@@ -82,7 +85,7 @@ def test_nobody_spins_without_a_free_cpu() -> None:
     assert machine.stub_spin == 0
     machine.running = CPUS - 1
     assert machine.policy.before_wait() == HOT_SPIN_NS
-    assert machine.stub_spin == HOT_SPIN_NS
+    assert machine.stub_spin == ANSWER_SPIN_NS
 
 
 def test_failures_in_a_row_end_it() -> None:
@@ -113,7 +116,9 @@ def test_late_answers_are_forgotten_with_the_quiet_time() -> None:
     machine = Machine()
     machine.late_answers = 3 * LATE_ANSWERS
     machine.make_quiet()
-    machine.fail()
+    while machine.policy.before_wait():
+        machine.policy.failed()
+    assert machine.policy.before_wait() == 0
     assert machine.stub_spin == ANSWER_SPIN_NS
 
 
@@ -123,10 +128,15 @@ def test_quiet_times_double_up_to_a_limit() -> None:
     assert times == [min(FIRST_QUIET_NS << count, LONGEST_QUIET_NS) for count in range(9)]
 
 
-def test_a_relapse_needs_one_failure() -> None:
+def test_a_new_hot_time_begins_with_longer_spins_that_may_fail() -> None:
     machine = Machine()
+    machine.make_quiet()  # whose end was a first longer spin
+    assert [machine.policy.before_wait() for _ in range(FIRST_SPINS)] == [FIRST_SPINS_NS] * (FIRST_SPINS - 1) + [HOT_SPIN_NS]
     machine.make_quiet()
-    machine.fail()
+    for _ in range(FIRST_FAILURES_ALLOWED - 1):
+        machine.policy.failed()
+        assert machine.policy.before_wait()
+    machine.policy.failed()
     assert machine.policy.before_wait() == 0
 
 
@@ -188,7 +198,7 @@ def test_a_warm_time_is_spent_on_one_cpu() -> None:
     for _ in range(20):
         machine.sleep(10_000)  # a switch of threads: no reason to spin
     machine.time += FIRST_QUIET_NS
-    assert machine.policy.before_wait() == HOT_SPIN_NS
+    assert machine.policy.before_wait() == FIRST_SPINS_NS
     assert not machine.gathered
 
 
