@@ -188,7 +188,7 @@ async def _wait_for_data(pipe: Pipe, nonblocking: bool) -> bool:
             return False
         if nonblocking:
             raise Errno(EAGAIN)
-        await pipe.queue.wait(POLLIN | POLLHUP | POLLERR)
+        await pipe.read_queue.wait(POLLIN | POLLHUP | POLLERR)
     return True
 
 
@@ -202,7 +202,7 @@ async def _wait_for_space(task: Task, pipe: Pipe, nonblocking: bool) -> None:
             return
         if nonblocking:
             raise Errno(EAGAIN)
-        await pipe.queue.wait(POLLOUT | POLLHUP | POLLERR)
+        await pipe.write_queue.wait(POLLOUT | POLLHUP | POLLERR)
 
 
 async def _file_to_pipe(task: Task, position: _Position, pipe: Pipe, length: int, nonblocking: bool) -> int:

@@ -40,7 +40,6 @@ PIPE_MAX_SIZE = 1 << 20  # /proc/sys/fs/pipe-max-size
 IN = POLLIN | POLLRDNORM
 OUT = POLLOUT | POLLWRNORM
 ENDS = IN | OUT | POLLERR | POLLHUP
-OPENED = 1 << 24  # no POLL bit: a fifo's end was opened, for those who wait in their own open
 
 
 class PipeBuffer:
@@ -62,7 +61,9 @@ class PipeBuffer:
 class Pipe:
     """What both ends share (``struct pipe_inode_info``)."""
 
-    __slots__ = ("buffers", "max_slots", "queue", "reader_opens", "readers", "used", "writer_opens", "writers")
+    __slots__ = (
+        "both_queue", "buffers", "max_slots", "open_queue", "read_queue", "reader_opens", "readers", "used", "write_queue", "writer_opens", "writers",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.buffers: deque[PipeBuffer] = deque()
@@ -72,7 +73,10 @@ class Pipe:
         self.writers = 0
         self.reader_opens = 0  # opens for reading there ever were: what a fifo's other end waits for
         self.writer_opens = 0
-        self.queue = WaitQueue()
+        self.read_queue = WaitQueue()  # of reading ends
+        self.write_queue = WaitQueue()  # of writing ends
+        self.both_queue: WaitQueue | None = None  # of ends opened O_RDWR, while there are any
+        self.open_queue = WaitQueue()  # of opens of a fifo
 
     @property
     def length(self) -> int:
@@ -82,6 +86,18 @@ class Pipe:
     @property
     def free_slots(self) -> int:
         return self.max_slots - self.used
+
+    def wake_readers(self) -> None:
+        """There is something to read."""
+        self.read_queue.notify(IN)
+        if self.both_queue is not None:
+            self.both_queue.notify(IN)
+
+    def wake_writers(self) -> None:
+        """A slot is free."""
+        self.write_queue.notify(OUT)
+        if self.both_queue is not None:
+            self.both_queue.notify(OUT)
 
     # -- data ------------------------------------------------------------------------------------------------------------
 
@@ -119,7 +135,7 @@ class Pipe:
             if not total:
                 raise
         if was_full and self.used < self.max_slots:
-            self.queue.notify(OUT)
+            self.wake_writers()
         return total
 
     def write(self, data: InputBuffer, packets: bool = False) -> int:
@@ -141,7 +157,7 @@ class Pipe:
                 last.data += piece
                 taken = len(piece)
                 if taken < part or taken == count:
-                    self.queue.notify(IN)
+                    self.wake_readers()
                     return taken
         free = self.max_slots - self.used
         if free > 0:
@@ -164,10 +180,8 @@ class Pipe:
                     buffers.append(PipeBuffer(piece))
                     self.used += (len(piece) + PAGE_MASK) >> 12
                     taken += len(piece)
-        if not taken:
-            return -EAGAIN
-        self.queue.notify(IN)
-        return taken
+        self.wake_readers()  # Linux tells edge-triggered epolls of a vain attempt as well
+        return taken or -EAGAIN
 
     def _write_packets(self, data: InputBuffer, free: int) -> int:
         taken = 0
@@ -197,7 +211,7 @@ class Pipe:
             buffer = PipeBuffer(data, mergeable=False)
             self.buffers.appendleft(buffer)
             self.used += buffer.slots
-            self.queue.notify(IN)
+            self.wake_readers()
 
     def insert(self, data: bytes) -> None:
         """Splice pages in at the end; nothing is merged into them. The caller has looked for room."""
@@ -205,7 +219,7 @@ class Pipe:
             buffer = PipeBuffer(data, mergeable=False)
             self.buffers.append(buffer)
             self.used += buffer.slots
-            self.queue.notify(IN)
+            self.wake_readers()
 
     def peek(self, limit: int) -> bytes:
         """The first ``limit`` bytes, left where they are (tee)."""
@@ -230,7 +244,7 @@ class Pipe:
         grown = self.used >= self.max_slots
         self.max_slots = slots
         if grown and self.used < slots:
-            self.queue.notify(OUT)
+            self.wake_writers()
         return slots * PAGE_SIZE
 
     # -- ends ------------------------------------------------------------------------------------------------------------
@@ -254,7 +268,9 @@ class Pipe:
             self.buffers.clear()
             self.used = 0
         elif not self.readers or not self.writers:
-            self.queue.notify(ENDS)
+            for queue in (self.read_queue, self.write_queue, self.both_queue):
+                if queue is not None:
+                    queue.notify(ENDS)
 
 
 class PipeOps(FileOps):
@@ -289,7 +305,7 @@ class PipeOps(FileOps):
             packet = bool(file.flags & O_DIRECT)
             pipe.buffers.append(PipeBuffer(piece, packet, not packet))
             pipe.used = 1
-            pipe.queue.notify(IN)
+            pipe.wake_readers()
             return count
         return pipe.write(data, bool(file.flags & O_DIRECT))
 
@@ -309,7 +325,14 @@ class PipeOps(FileOps):
         return events
 
     def wait_queue(self, file: FileObject) -> WaitQueue:
-        return self.pipe.queue
+        pipe = self.pipe
+        if self.access == O_RDONLY:
+            return pipe.read_queue
+        if self.access == O_WRONLY:
+            return pipe.write_queue
+        if pipe.both_queue is None:
+            pipe.both_queue = WaitQueue()
+        return pipe.both_queue
 
     def ioctl(self, file: FileObject, task: Task, request: int, argument: int) -> Result:
         if request == FIONREAD:
@@ -342,7 +365,7 @@ def open_fifo(task: Task, node: FsNode, flags: int) -> PipeOps | Awaitable[PipeO
         raise Errno(ENXIO)
     before = pipe.reader_opens, pipe.writer_opens
     ops = PipeOps(pipe, access)
-    pipe.queue.notify(OPENED)
+    pipe.open_queue.notify()
     if access == O_RDONLY and not pipe.writers:
         if not nonblocking:
             return _await_partner(ops, *before)
@@ -356,7 +379,7 @@ async def _await_partner(ops: PipeOps, reader_opens: int, writer_opens: int) -> 
     pipe = ops.pipe
     try:
         while pipe.writer_opens == writer_opens if ops.access == O_RDONLY else pipe.reader_opens == reader_opens:
-            await pipe.queue.wait(OPENED)
+            await pipe.open_queue.wait()
     except BaseException:
         pipe.remove_end(ops.access)
         raise
