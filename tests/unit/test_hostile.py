@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import select
@@ -153,6 +154,7 @@ class Host:
 
     def look(self) -> object:
         descriptors = {}
+        gc.collect()  # what earlier tests left for the collector must not vanish between two looks
         for name in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{name}")
