@@ -33,25 +33,29 @@ void pin_release(Slot *slot)
     pin_remove(slot);
 }
 
-static bool in_company(const Monitor *monitor, const Slot *slot)
+/* Who computes beside the kernel keeps it from the others: for that, it must be alone. */
+static void release_slow(Monitor *monitor)
 {
-    for (int index = 0; index < monitor->pinned_count; index++)
+    for (int index = monitor->pinned_count; index-- > 0;)
         if (monitor->pinned[index]->gap_us > GAP_IN_COMPANY_US)
-            return false;
-    return slot->gap_us <= (monitor->pinned_count ? GAP_IN_COMPANY_US : LONGEST_GAP_US);
+            pin_release(monitor->pinned[index]);
 }
 
 /* At each resume while gathered. */
 void pin_consider(Slot *slot)
 {
     Monitor *monitor = slot->stub->monitor;
-    if (slot->pinned || slot->index || slot->stub->reaped)
+    if (slot->pinned)
+        return;
+    release_slow(monitor);
+    if (slot->index || slot->stub->reaped)
         return;
     if (slot->gathering != monitor->gathering) {
         slot->gathering = monitor->gathering;
         slot->talks = 0;
     }
-    if (++slot->talks < TALKS_BEFORE_PIN || monitor->pinned_count == PINNED_MAX || !in_company(monitor, slot))
+    uint32_t longest = monitor->running_count ? GAP_IN_COMPANY_US : LONGEST_GAP_US;
+    if (++slot->talks < TALKS_BEFORE_PIN || monitor->pinned_count == PINNED_MAX || slot->gap_us > longest)
         return;
     cpu_set_t cpu;
     CPU_ZERO(&cpu);
