@@ -1,0 +1,167 @@
+"""The server's end of a protocol: reads requests, calls the implementation, writes replies.
+
+:class:`RequestDecoder` knows the rules and no loop; :class:`Server` runs it in asyncio. Whatever a client sends can at most close its
+own channel. Requests start in the order in which they came; a two-way method that waits doesn't hold up the next one, so replies
+may come in another order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+from polynix.ipc.bindings import FidlProtocol, Method, MethodError, MethodKind, allows_unknown, encode_unknown_method, method_of
+from polynix.ipc.channel import Channel
+from polynix.ipc.fidl.coding import close_handles
+from polynix.ipc.fidl.errors import DecodeError, FidlError
+from polynix.ipc.fidl.message import EPITAPH_ORDINAL, MessageHeader, decode_body, encode_epitaph
+from polynix.ipc.status import Status, ZxStatus
+
+P = TypeVar("P", bound=FidlProtocol)
+Payload = TypeVar("Payload")
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 256  # that wait for their replies; more stay in the channel
+
+
+@dataclass(frozen=True)
+class Request:
+    """A decoded request; ``method`` is None when nobody knows it, but it is allowed to come."""
+
+    header: MessageHeader
+    method: Method | None
+    payload: Any = None
+
+
+class RequestDecoder:
+    """What a server makes of a message."""
+
+    def __init__(self, protocol: type[FidlProtocol]) -> None:
+        self.info = protocol.__fidl_protocol__
+
+    def decode(self, data: bytes, handles: list[Any]) -> Request:
+        """Errors: DecodeError, and the channel must be closed; the handles are."""
+        try:
+            header = MessageHeader.decode(data)
+            method = self._method(header)
+        except DecodeError:
+            close_handles(handles)
+            raise
+        if method is None:
+            close_handles(handles)
+            return Request(header, None)
+        return Request(header, method, decode_body(method.request, data, handles))
+
+    def _method(self, header: MessageHeader) -> Method | None:
+        method = self.info.by_ordinal.get(header.ordinal)
+        if method is None:
+            if header.ordinal == EPITAPH_ORDINAL or not allows_unknown(self.info.openness, header):
+                raise DecodeError(f"unknown method {header.ordinal:#x} of {self.info.name}")
+            return None
+        if method.kind is MethodKind.EVENT:
+            raise DecodeError(f"event {method.name} from a client")
+        if (header.txid == 0) != (method.kind is MethodKind.ONE_WAY):
+            raise DecodeError(f"{method.kind.value} method {method.name} with txid {header.txid}")
+        return method
+
+
+class Server(Generic[P]):
+    """Serves one client. The channel is the server's from now on."""
+
+    def __init__(self, protocol: type[P], implementation: P, channel: Channel) -> None:
+        self.protocol = protocol
+        self.implementation = implementation
+        self.channel = channel
+        self._decoder = RequestDecoder(protocol)
+        self._replying: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Serve until either side closes. What is being worked on then is finished, though nobody will read the reply."""
+        try:
+            while True:
+                data, handles = await self.channel.read_async()
+                await self._handle(self._decoder.decode(data, handles))
+                while len(self._replying) >= MAX_REQUESTS:
+                    await asyncio.wait(self._replying, return_when=asyncio.FIRST_COMPLETED)
+        except FidlError as error:
+            log.warning("%s: closing a channel: %s", self.protocol.__name__, error)
+            self.close(Status.INVALID_ARGS)
+        except ZxStatus as error:
+            if error.status not in (Status.PEER_CLOSED, Status.CANCELED, Status.BAD_HANDLE):
+                log.warning("%s: %s", self.protocol.__name__, error)
+            self.close()
+        except asyncio.CancelledError:
+            for task in self._replying:
+                task.cancel()
+            raise
+        except Exception:
+            log.exception("%s: a request failed", self.protocol.__name__)
+            self.close(Status.INTERNAL)
+        finally:
+            self.channel.close()
+            if self._replying:
+                await asyncio.wait(self._replying)
+
+    async def _handle(self, request: Request) -> None:
+        method = request.method
+        if method is None:
+            self.implementation.on_unknown_method(request.header.ordinal, request.header.txid != 0)
+            if request.header.txid:
+                self.channel.write(encode_unknown_method(request.header))
+        elif method.kind is MethodKind.ONE_WAY:
+            with contextlib.suppress(NotImplementedError):
+                await self._call(method, request.payload)
+        else:
+            task = asyncio.create_task(self._reply(method, request))
+            self._replying.add(task)
+            task.add_done_callback(self._replying.discard)
+            await asyncio.sleep(0)  # it starts before the next request
+
+    def _call(self, method: Method, payload: Any) -> Awaitable[Any]:
+        function = getattr(self.implementation, method.attribute)
+        return function() if method.request is None else function(payload)  # type: ignore[no-any-return]
+
+    async def _reply(self, method: Method, request: Request) -> None:
+        txid = request.header.txid
+        try:
+            try:
+                reply = method.encode_response(txid, await self._call(method, request.payload))
+            except MethodError as error:
+                reply = method.encode_error(txid, error.error)
+            except NotImplementedError:
+                if not method.flexible:
+                    raise
+                reply = encode_unknown_method(request.header), []
+            if self.channel.is_valid:
+                self.channel.write(*reply)
+            else:
+                close_handles(reply[1])
+        except ZxStatus as error:
+            if error.status != Status.PEER_CLOSED:
+                log.warning("%s.%s: %s", method.protocol, method.name, error)
+                self.close(error.status)
+        except Exception:
+            log.exception("%s.%s failed", method.protocol, method.name)
+            self.close(Status.INTERNAL)
+
+    @overload
+    def send_event(self, event: Callable[[P, Payload], Awaitable[None]], payload: Payload) -> None: ...
+    @overload
+    def send_event(self, event: Callable[[P], Awaitable[None]]) -> None: ...
+    def send_event(self, event: Any, payload: Any = None) -> None:
+        """Send an event, such as ``Manager.on_something``. Errors: EncodeError, ZxStatus."""
+        self.channel.write(*method_of(self.protocol, event).encode_request(0, payload))
+
+    def close(self, epitaph: int | None = None) -> None:
+        """Close the channel; ``epitaph``, a status, tells the client why."""
+        if not self.channel.is_valid:
+            return
+        if epitaph is not None:
+            with contextlib.suppress(ZxStatus):
+                self.channel.write(encode_epitaph(epitaph))
+        self.channel.close()
