@@ -28,6 +28,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.kernel import Kernel, UtsNamespace
 from polynix.kernelproc.kthreads import KernelThreads
 from polynix.kernelproc.modules import load as load_modules
+from polynix.kernelproc.modules import load_file as load_module_file
 from polynix.kernelproc.notes import Notes
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.shared_region import SharedRegion
@@ -145,7 +146,7 @@ def enable_features(kernel: Kernel, options: ContainerOptions) -> None:
     """Initialise the modules that were asked for. Errors: BootError."""
     if options.features:
         load_modules()
-    for feature in options.features:
+    for feature in [name for given in options.features for name in expand_feature(given)]:
         try:
             modules.enable(kernel, feature)
         except Errno:
@@ -153,6 +154,17 @@ def enable_features(kernel: Kernel, options: ContainerOptions) -> None:
             raise BootError(f"unknown feature or bad arguments: {feature!r} (there are: {known})") from None
         name, _, arguments = feature.partition(":")
         kernel.features[name] = arguments
+
+
+def expand_feature(feature: str) -> list[str]:
+    """``FILE.py[:ARGS]`` stands for the features that the Python file registers; any other feature for itself. Errors: BootError."""
+    path, separator, arguments = feature.partition(".py")
+    if not separator or arguments[:1] not in ("", ":"):
+        return [feature]
+    try:
+        return [name + arguments for name in load_module_file(path + separator)]
+    except Exception as error:
+        raise BootError(f"cannot load kernel module {path + separator!r}: {type(error).__name__}: {error}") from error
 
 
 def start_tracing(kernel: Kernel, options: ContainerOptions) -> None:

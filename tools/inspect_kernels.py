@@ -36,7 +36,7 @@ def show_tasks(kernel_pid: int | None) -> None:
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     for pid, view in _views(kernel_pid):
         for row in view.tasks():
-            age = (now - int(row["start_ns"])) / 1e9
+            age = max(now - int(row["start_ns"]), 0) / 1e9
             name = bytes(row["comm"]).decode(errors="replace")
             table.add_row(str(pid), *(str(int(row[field])) for field in ("pid", "tid", "ppid", "uid", "syscalls", "faults")), f"{age:.1f}s", name)
     _print(table)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def polynix(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,3 +40,20 @@ def test_unknown_feature() -> None:
 
 def test_bad_rule() -> None:
     assert polynix("--feature", "inject:write", "--", "/bin/true").returncode == 125
+
+
+def test_a_python_file_adds_a_device_and_an_observer() -> None:
+    done = polynix("--feature", "docs/dice.py", "--", "/bin/sh", "-c", "head -c 600 /dev/dice | tr -d 1-6 | wc -c; head -c 8 /dev/dice | wc -c; ls -l /dev/dice")
+    assert done.stdout.split()[:2] == ["0", "8"]
+    assert "242, 0" in done.stdout
+    assert "starts another program" in done.stderr
+
+
+def test_a_bad_module_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("this is no Python")
+    (tmp_path / "empty.py").write_text("")
+    for name in ("broken.py", "empty.py", "missing.py"):
+        done = polynix("--feature", str(tmp_path / name), "--", "/bin/true")
+        assert done.returncode == 125
+        assert done.stderr.count("\n") == 1
+        assert name in done.stderr
