@@ -248,8 +248,12 @@ class SyscallLoop:
                     value = self._internal_error(task, task.current_syscall, error)
             elif type(value) is int and value > 0 and task.current_syscall[0] in IO_WORDS:
                 count_io(task, task.current_syscall[0], value)
-            if value is not NO_RETURN:
-                self.return_to_user(task, value)
+            try:
+                if value is not NO_RETURN:
+                    self.return_to_user(task, value)
+            except Exception as failure:  # it must not be left between two worlds
+                log.error("return of %r failed inside the kernel", task, exc_info=failure)
+                task.mm.stub.kill()
             self.current = stubs.current = previous
 
         return done

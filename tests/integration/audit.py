@@ -59,6 +59,7 @@ class Audit:
         self.log = self.directory / "kills"
         self.log.touch()
         self.all_may_be_dead = False
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def environment(self, **extra: str) -> dict[str, str]:
         return environment("/", XDG_RUNTIME_DIR=str(self.run_directory), **extra)
@@ -78,9 +79,11 @@ class Audit:
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.DEVNULL)
         options.setdefault("stderr", subprocess.DEVNULL)
-        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        process = subprocess.Popen(  # type: ignore[call-overload]
             [*POLYNIX, "run", *flags, "--", *argv], cwd="/", env=self.environment(), start_new_session=True, **options
         )
+        self.started.append(process)
+        return process  # type: ignore[no-any-return]
 
     def kernel_pids(self) -> list[int]:
         return [int(line.split()[1]) for line in self.log.read_text().splitlines() if line.startswith("kernel ")]
@@ -113,6 +116,11 @@ class Audit:
         return left
 
     def close(self) -> None:
+        """End what a failed test has left running."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -98,7 +98,8 @@ def test_all_are_killed_and_the_next_start_cleans_up(audit: Audit) -> None:
 @pytest.mark.timeout(60)
 def test_a_kernel_keeps_nothing_of_the_dead(audit: Audit) -> None:
     script = f"for round in 1 2 3; do {build('storm')} 60 $round; echo done; read line; done"
-    process = audit.popen(["sh", "-c", script], *audit.kill_feature(rate=0.005, seed=1), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with open(audit.directory / "errors", "wb") as errors:
+        process = audit.popen(["sh", "-c", script], *audit.kill_feature(rate=0.005, seed=1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     assert process.stdin is not None and process.stdout is not None
     counts = []
     for _ in range(3):
@@ -112,6 +113,7 @@ def test_a_kernel_keeps_nothing_of_the_dead(audit: Audit) -> None:
     assert audit.kills()
     assert counts[0] == counts[1] == counts[2], counts
     assert process.wait(10) == 0
+    assert b"inside the kernel" not in (audit.directory / "errors").read_bytes()
 
 
 def count_entries(path: str) -> int:
