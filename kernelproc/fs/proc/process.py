@@ -11,7 +11,7 @@ from polynix.kernelproc.fs.nsfs import namespace_place
 from polynix.kernelproc.fs.proc import memory_maps
 from polynix.kernelproc.fs.proc.memory_file import MemoryFile
 from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status_text
-from polynix.kernelproc.fs.pseudo import Directory, Link, Store, TextFile
+from polynix.kernelproc.fs.pseudo import Directory, Link, TextFile
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.uapi.dirent import DT_DIR, DT_LNK, DT_REG
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
@@ -20,13 +20,14 @@ from polynix.kernelproc.uapi.resource import RLIM_INFINITY
 from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.kernelproc.vfs.lookup import reopenable_name
 from polynix.kernelproc.vfs.namespace import NamespaceNode
+from polynix.kernelproc.vfs.ops import FsNodeOps
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.file_system import FileSystem
 
 CAP_SYS_PTRACE, CAP_SYS_RESOURCE = 19, 24
-Entry = tuple[int, Any]  # (type and permission bits, factory of node operations)
+Entry = tuple[int, Callable[[Any], FsNodeOps]]  # type and permission bits, factory of node operations for a TaskDirectory
 
 
 def may_inspect(reader: Task, task: Task) -> bool:
@@ -150,6 +151,44 @@ def set_oom_score_adj(reader: Task, task: Task, text: bytes) -> None:
     task.group.oom_score_adj = value
 
 
+def _text(content: Callable[[Task], bytes], *, private: bool = False) -> Entry:
+    def make(directory: TaskDirectory) -> FsNodeOps:
+        task = directory.task
+
+        def read(reader: Task) -> bytes:
+            if private:
+                require_inspect(reader, task)
+            return content(task)
+
+        return TextFile(read)
+
+    return stat.S_IFREG | (0o400 if private else 0o444), make
+
+
+def _stored(content: Callable[[Task], bytes], store: Callable[[Task, Task, bytes], None]) -> Entry:
+    def make(directory: TaskDirectory) -> FsNodeOps:
+        task = directory.task
+        return TextFile(lambda _reader: content(task), lambda reader, text: store(reader, task, text))
+
+    return stat.S_IFREG | 0o644, make
+
+
+def _link(target: Callable[[Task], NamespaceNode | None]) -> Entry:
+    def make(directory: TaskDirectory) -> FsNodeOps:
+        task = directory.task
+
+        def place(reader: Task) -> NamespaceNode:
+            require_inspect(reader, task)
+            found = None if task.exited else target(task)
+            if found is None:
+                raise Errno(ENOENT)
+            return found
+
+        return Link(lambda reader: place(reader).path(reader.fs), place)
+
+    return stat.S_IFLNK | 0o777, make
+
+
 class TaskDirectory(Directory):
     """/proc/PID (``whole`` process) or /proc/PID/task/TID (one thread)."""
 
@@ -160,69 +199,7 @@ class TaskDirectory(Directory):
         super().__init__()
         self.task = task
         self.whole = whole
-        self.entries = self._entries()
-
-    def _text(self, content: Callable[[Task], bytes], *, private: bool = False) -> Entry:
-        def read(reader: Task) -> bytes:
-            if private:
-                require_inspect(reader, self.task)
-            return content(self.task)
-
-        return stat.S_IFREG | (0o400 if private else 0o444), lambda: TextFile(read)
-
-    def _stored(self, content: Callable[[Task], bytes], store: Callable[[Task, Task, bytes], None]) -> Entry:
-        writer: Store = lambda reader, text: store(reader, self.task, text)  # noqa: E731
-        return stat.S_IFREG | 0o644, lambda: TextFile(lambda _reader: content(self.task), writer)
-
-    def _link(self, target: Callable[[Task], NamespaceNode | None]) -> Entry:
-        def place(reader: Task) -> NamespaceNode:
-            require_inspect(reader, self.task)
-            found = None if self.task.exited else target(self.task)
-            if found is None:
-                raise Errno(ENOENT)
-            return found
-
-        return stat.S_IFLNK | 0o777, lambda: Link(lambda reader: place(reader).path(reader.fs), place)
-
-    def _entries(self) -> dict[bytes, Entry]:
-        text, link = self._text, self._link
-        entries: dict[bytes, Entry] = {
-            b"auxv": text(lambda task: task.mm.auxv, private=True),
-            b"cgroup": text(lambda _task: b"0::/\n"),
-            b"cmdline": text(cmdline),
-            b"comm": self._stored(lambda task: task.comm + b"\n", set_comm),
-            b"cwd": link(lambda task: task.fs.cwd),
-            b"environ": text(environ, private=True),
-            b"exe": link(lambda task: task.mm.exe),
-            b"fd": (stat.S_IFDIR | 0o500, lambda: FdDirectory(self.task, links=True)),
-            b"fdinfo": (stat.S_IFDIR | 0o555, lambda: FdDirectory(self.task, links=False)),
-            b"io": text(io_counters, private=True),
-            b"mem": (stat.S_IFREG | 0o600, lambda: MemoryFile(self.task)),
-            b"limits": text(limits),
-            b"loginuid": text(lambda _task: b"4294967295"),
-            b"maps": text(memory_maps.maps, private=True),
-            b"mountinfo": text(mountinfo),
-            b"mounts": text(mounts),
-            b"oom_score": text(lambda task: b"%d\n" % max(0, 666 + task.group.oom_score_adj)),
-            b"oom_score_adj": self._stored(lambda task: b"%d\n" % task.group.oom_score_adj, set_oom_score_adj),
-            b"personality": text(lambda task: b"%08x\n" % task.personality, private=True),
-            b"root": link(lambda task: task.fs.root),
-            b"schedstat": text(lambda task: b"%d 0 %d\n" % (sum(memory_maps.cpu_time(task)), 1)),
-            b"sessionid": text(lambda _task: b"4294967295"),
-            b"setgroups": text(lambda _task: b"allow\n"),
-            b"smaps": text(memory_maps.smaps, private=True),
-            b"smaps_rollup": text(memory_maps.smaps_rollup, private=True),
-            b"stat": text(lambda task: stat_line(task, self.whole)),
-            b"statm": text(statm_line),
-            b"status": text(status_text),
-            b"uid_map": text(lambda _task: b"         0          0 4294967295\n"),
-            b"gid_map": text(lambda _task: b"         0          0 4294967295\n"),
-            b"wchan": text(lambda task: task.routine.name.encode() if task.routine is not None else b"0"),
-            b"ns": (stat.S_IFDIR | 0o511, lambda: NamespaceDirectory(self.task)),
-        }
-        if self.whole:
-            entries[b"task"] = (stat.S_IFDIR | 0o555, lambda: ThreadsDirectory(self.task))
-        return entries
+        self.entries = PROCESS_ENTRIES if whole else THREAD_ENTRIES
 
     def refresh(self, node: FsNode) -> None:
         node.uid, node.gid = self.task.credentials.euid, self.task.credentials.egid
@@ -236,7 +213,7 @@ class TaskDirectory(Directory):
             if entry is None:
                 raise Errno(ENOENT)
             mode, make = entry
-            found = self._nodes[name] = FsNode(node.fs, node.fs.new_ino(), mode, make(), uid=self.task.credentials.euid, gid=self.task.credentials.egid)
+            found = self._nodes[name] = FsNode(node.fs, node.fs.new_ino(), mode, make(self), uid=self.task.credentials.euid, gid=self.task.credentials.egid)
         return found
 
     def list(self, node: FsNode) -> Iterable[tuple[bytes, int]]:
@@ -356,3 +333,43 @@ class NamespaceDirectory(Directory):
 def task_node(fs: FileSystem, task: Task) -> FsNode:
     """The node of /proc/PID."""
     return FsNode(fs, fs.new_ino(), stat.S_IFDIR | 0o555, TaskDirectory(task, True), uid=task.credentials.euid, gid=task.credentials.egid, nlink=9)
+
+
+THREAD_ENTRIES: dict[bytes, Entry] = {
+    b"auxv": _text(lambda task: task.mm.auxv, private=True),
+    b"cgroup": _text(lambda _task: b"0::/\n"),
+    b"cmdline": _text(cmdline),
+    b"comm": _stored(lambda task: task.comm + b"\n", set_comm),
+    b"cwd": _link(lambda task: task.fs.cwd),
+    b"environ": _text(environ, private=True),
+    b"exe": _link(lambda task: task.mm.exe),
+    b"fd": (stat.S_IFDIR | 0o500, lambda directory: FdDirectory(directory.task, links=True)),
+    b"fdinfo": (stat.S_IFDIR | 0o555, lambda directory: FdDirectory(directory.task, links=False)),
+    b"io": _text(io_counters, private=True),
+    b"mem": (stat.S_IFREG | 0o600, lambda directory: MemoryFile(directory.task)),
+    b"limits": _text(limits),
+    b"loginuid": _text(lambda _task: b"4294967295"),
+    b"maps": _text(memory_maps.maps, private=True),
+    b"mountinfo": _text(mountinfo),
+    b"mounts": _text(mounts),
+    b"oom_score": _text(lambda task: b"%d\n" % max(0, 666 + task.group.oom_score_adj)),
+    b"oom_score_adj": _stored(lambda task: b"%d\n" % task.group.oom_score_adj, set_oom_score_adj),
+    b"personality": _text(lambda task: b"%08x\n" % task.personality, private=True),
+    b"root": _link(lambda task: task.fs.root),
+    b"schedstat": _text(lambda task: b"%d 0 %d\n" % (sum(memory_maps.cpu_time(task)), 1)),
+    b"sessionid": _text(lambda _task: b"4294967295"),
+    b"setgroups": _text(lambda _task: b"allow\n"),
+    b"smaps": _text(memory_maps.smaps, private=True),
+    b"smaps_rollup": _text(memory_maps.smaps_rollup, private=True),
+    b"stat": (stat.S_IFREG | 0o444, lambda directory: TextFile(lambda _reader: stat_line(directory.task, directory.whole))),
+    b"statm": _text(statm_line),
+    b"status": _text(status_text),
+    b"uid_map": _text(lambda _task: b"         0          0 4294967295\n"),
+    b"gid_map": _text(lambda _task: b"         0          0 4294967295\n"),
+    b"wchan": _text(lambda task: task.routine.name.encode() if task.routine is not None else b"0"),
+    b"ns": (stat.S_IFDIR | 0o511, lambda directory: NamespaceDirectory(directory.task)),
+}
+PROCESS_ENTRIES: dict[bytes, Entry] = {
+    **THREAD_ENTRIES,
+    b"task": (stat.S_IFDIR | 0o555, lambda directory: ThreadsDirectory(directory.task)),
+}
