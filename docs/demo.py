@@ -35,7 +35,15 @@ def main() -> int:
     title("2. A device driver and a watcher, written in Python, in the kernel of real processes")
     text = (HERE / "dice.py").read_text()
     print(text[text.index("class Dice") :])
-    failed |= run("--feature", str(HERE / "dice.py"), "--", "sh", "-c", "head -c 16 /dev/dice; echo", show="polynix run --feature docs/dice.py sh -c 'head -c 16 /dev/dice; echo'")
+    failed |= run(
+        "--feature",
+        str(HERE / "dice.py"),
+        "--",
+        "sh",
+        "-c",
+        "head -c 16 /dev/dice; echo",
+        show="polynix run --feature docs/dice.py sh -c 'head -c 16 /dev/dice; echo'",
+    )
 
     title("3. Break the kernel on purpose: every second write of cat finds no space")
     run("--feature", "inject:write=ENOSPC@2/cat", "--", "sh", "-c", "for i in 1 2 3; do echo line $i | cat; done")

@@ -83,7 +83,9 @@ def cli() -> None:
 @click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable.")
 @click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside.")
 @click.option("--hostname", metavar="NAME", default="", help="Host name inside; by default the host's.")
-@click.option("--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module, or the modules of a Python file (./FILE.py). Repeatable.")
+@click.option(
+    "--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module, or the modules of a Python file (./FILE.py). Repeatable."
+)
 @click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's.")
 @click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads.")
 @click.option(

@@ -16,7 +16,9 @@ def load() -> None:
 
 
 def load_file(path: str) -> list[str]:
-    """Run a Python file that registers modules; returns the names of the features it registered. Errors: whatever the file raises; ValueError when it registers none."""
+    """Run a Python file that registers modules; returns the names of the features it registered. Errors: whatever the file raises; ValueError when it
+    registers none.
+    """
     from polynix.kernelproc.registry import modules
 
     before = set(modules.features)

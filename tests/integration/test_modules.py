@@ -43,7 +43,9 @@ def test_bad_rule() -> None:
 
 
 def test_a_python_file_adds_a_device_and_an_observer() -> None:
-    done = polynix("--feature", "docs/dice.py", "--", "/bin/sh", "-c", "head -c 600 /dev/dice | tr -d 1-6 | wc -c; head -c 8 /dev/dice | wc -c; ls -l /dev/dice")
+    done = polynix(
+        "--feature", "docs/dice.py", "--", "/bin/sh", "-c", "head -c 600 /dev/dice | tr -d 1-6 | wc -c; head -c 8 /dev/dice | wc -c; ls -l /dev/dice"
+    )
     assert done.stdout.split()[:2] == ["0", "8"]
     assert "242, 0" in done.stdout
     assert "starts another program" in done.stderr
