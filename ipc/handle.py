@@ -49,9 +49,14 @@ class KernelObject:
     def __init__(self, lock: ObjectLock | None = None, pending: Signals = Signals.NONE) -> None:
         self.koid = next_koid()
         self.lock = lock or ObjectLock()
-        self.pending = pending
+        self._pending = pending
         self._observers: list[Observer] = []
         self._handles = 0
+
+    @property
+    def pending(self) -> Signals:
+        """The signals that are set now."""
+        return self._pending
 
     @property
     def related_koid(self) -> int:
@@ -86,16 +91,19 @@ class KernelObject:
 
     def update_signals(self, clear: Signals, set_: Signals) -> None:
         with self.lock:
-            before = self.pending
-            self.pending = (before & ~clear) | set_
-            if self._observers and self.pending & ~before:
-                waiting = []
-                for observer in self._observers:
-                    if observer.signals & self.pending:
-                        self._notify(observer, Status.OK)
-                    else:
-                        waiting.append(observer)
-                self._observers = waiting
+            before = self._pending
+            self._pending = (before & ~clear) | set_
+            if self._pending & ~before:
+                self.tell_observers()
+
+    def tell_observers(self) -> None:
+        """Call those whose signals are set, with the lock held."""
+        if self._observers:
+            pending = self.pending
+            told = [observer for observer in self._observers if observer.signals & pending]
+            self._observers = [observer for observer in self._observers if not observer.signals & pending]
+            for observer in told:
+                self._notify(observer, Status.OK)
 
     def _notify(self, observer: Observer, status: Status) -> None:
         callback, pending = observer.callback, self.pending
