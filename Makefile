@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope
 C_SOURCES := $(shell find addrspace ipc kernelproc -name '*.[chS]' -o -name '*.ld' -o -name '*.pyx')
 
 .PHONY: all setup build demo test test-fast soak bench readme lint format typecheck clean

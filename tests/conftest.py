@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: long runs, only by `make soak`")
+
+
+class ByGuest(LoadScopeScheduling):  # type: ignore[misc]
+    """Spread tests over workers, the cases that share a guest together: a worker runs a program, or a batch of snippets, once for all its cases."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        from integration.snippets import HERE, batch_of, load
+
+        case = re.search(r"test_(userspace|snippet)\[([^:]+)::(.+)\]$", nodeid)
+        if case is None:
+            return nodeid
+        if case[1] == "userspace":
+            return case[2]
+        return f"{case[2]} {batch_of(load(HERE / f'{case[2]}.snippets'), case[3])[0]}"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGuest:
+    return ByGuest(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -100,8 +100,8 @@ def _feed(pipe: IO[bytes] | None, data: bytes | None) -> None:
 
 
 def run_native(argv: Sequence[str], **options: object) -> Outcome:
-    """The program on the host's Linux."""
-    return execute(argv, **options)  # type: ignore[arg-type]
+    """The program on the host's Linux, with the dispositions that a container starts with."""
+    return execute(["/usr/bin/env", "--default-signal", *argv], **options)  # type: ignore[arg-type]
 
 
 def run_polynix(argv: Sequence[str], *, flags: Sequence[str] = (), **options: object) -> Outcome:

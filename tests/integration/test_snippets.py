@@ -7,11 +7,7 @@ import subprocess
 import pytest
 from integration.snippets import HERE, batch_of, load, native_results, polynix_results, results
 
-CASES = [
-    pytest.param(path, name, id=f"{path.stem}::{name}", marks=pytest.mark.xdist_group(f"{path.stem}-{batch_of(load(path), name)[0]}"))
-    for path in sorted(HERE.glob("*.snippets"))
-    for name in load(path).snippets
-]
+CASES = [pytest.param(path, name, id=f"{path.stem}::{name}") for path in sorted(HERE.glob("*.snippets")) for name in load(path).snippets]
 
 
 @pytest.mark.parametrize(("path", "name"), CASES)

@@ -167,6 +167,7 @@ class Host:
         self.before = self.look()
 
     def look(self) -> object:
+        gc.collect()  # what earlier tests left behind goes now, not between two looks
         descriptors = {}
         gc.collect()  # what earlier tests left for the collector must not vanish between two looks
         for name in os.listdir("/proc/self/fd"):

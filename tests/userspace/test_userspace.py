@@ -10,9 +10,7 @@ from userspace.programs import HERE, cases_of, native_results, polynix_results, 
 EXPECTATIONS: dict[str, str] = {
     f"{program}::{case}": reason for program, cases in tomllib.loads((HERE / "expectations.toml").read_text()).items() for case, reason in cases.items()
 }
-CASES = [
-    pytest.param(source, name, id=f"{source.name}::{name}", marks=pytest.mark.xdist_group(source.name)) for source in programs() for name in cases_of(source)
-]
+CASES = [pytest.param(source, name, id=f"{source.name}::{name}") for source in programs() for name in cases_of(source)]
 
 
 @pytest.mark.parametrize(("source", "name"), CASES)
