@@ -168,13 +168,23 @@ def release_vfork_parent(task: Task) -> None:
     if parent is not None:
         task.borrowed_from = None
         slot, task.lent_slot = task.lent_slot, None
-        if slot is not None:
-            if parent.exited:
-                parent.mm.park_slot(slot)
+        if slot is None:
+            borrower = next((other for other in task.kernel.pids.tasks.values() if other.borrowed_from is task), None)
+            if borrower is not None:  # lent on: whoever has the host thread now gives it to our parent, which waits as long
+                borrower.borrowed_from = parent
+                borrower.saved_frame = task.saved_frame
+                borrower.vfork_done, task.vfork_done = task.vfork_done, None
+        elif not parent.exited:
+            slot.load_frame(task.saved_frame)
+            slot.task = parent
+            parent.slot = slot
+        else:
+            mm: MemoryManager = slot.stub.tag
+            if mm.users > 0:
+                mm.park_slot(slot)
             else:
-                slot.load_frame(task.saved_frame)
-                slot.task = parent
-                parent.slot = slot
+                slot.task = None
+                mm.destroy()
         task.saved_frame = b""
     done = task.vfork_done
     if done is not None:
@@ -196,6 +206,8 @@ def leave_address_space(task: Task) -> None:
         return
     task.slot = None
     if mm.users <= 0:
+        if slot is not None:
+            slot.task = None  # it may say something yet, for which there is nobody
         mm.destroy()
     elif slot is not None:
         mm.park_slot(slot)
@@ -213,7 +225,9 @@ def leave_other_threads(task: Task) -> None:
                 task.kernel.engine.kill(other.routine)
             if not other.exited:
                 if mm is task.mm and other.borrowed_from is None:
-                    other.slot = None  # its host thread dies with the stub that the caller is leaving
+                    if other.slot is not None:  # its host thread dies with the stub that the caller is leaving
+                        other.slot.task = None
+                        other.slot = None
                     exit_task(other, 0)
                 else:
                     end_soon(other)
@@ -231,7 +245,9 @@ def address_space_died(kernel: Kernel, mm: MemoryManager) -> None:
     """A restricted process died on its own: every process that lives in it ends as by SIGKILL, and nothing else."""
     mm.dead = True
     for task in [task for task in kernel.pids.tasks.values() if task.mm is mm and not task.exited]:
-        task.slot = None
+        if task.slot is not None:
+            task.slot.task = None  # an exit of its that came just before finds nobody
+            task.slot = None
         begin_group_exit(task.group, SIGKILL)
         if not task.exited:
             exit_task(task, SIGKILL)

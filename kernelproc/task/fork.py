@@ -156,7 +156,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
             slot.push(NR_ARCH_PRCTL, ARCH_SET_GS, parent_slot.gs_base)
         _start(child, slot, _child_frame(parent_slot, arguments))
     if done is not None:
-        while child.vfork_done is not None and not child.exited:
+        while task.slot is None or (child.vfork_done is not None and not child.exited):
             await done.wait(interruptible=False)
     return tid
 

@@ -146,17 +146,17 @@ def is_zombie(pid: int) -> bool:
 @pytest.mark.timeout(60)
 def test_others_survive_the_death_of_one_stub(audit: Audit) -> None:
     """A shell's child is killed from outside: the shell sees 137, its other child ends well."""
-    script = "sleep 100 & victim=$!; (sleep 2; exit 3) & other=$!; echo ready; wait $victim; echo $?; wait $other; echo $?"
+    script = "tail -f /dev/null & victim=$!; (sleep 2; exit 3) & other=$!; echo ready; wait $victim; echo $?; wait $other; echo $?"
     process = audit.popen(["sh", "-c", script], *audit.kill_feature(rate=0), stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     (kernel,) = audit.kernel_pids()
     deadline = time.monotonic() + 5
-    sleeping: list[int] = []
-    while not sleeping and time.monotonic() < deadline:
+    victims: list[int] = []
+    while not victims and time.monotonic() < deadline:
         time.sleep(0.05)
-        sleeping = [pid for pid in children_of(kernel) if b"/sleep" in Path(f"/proc/{pid}/maps").read_bytes()]
-    assert sleeping, "no restricted process maps sleep"
-    os.kill(min(sleeping), signal.SIGKILL)
+        victims = [pid for pid in children_of(kernel) if b"/tail" in Path(f"/proc/{pid}/maps").read_bytes()]
+    assert victims, "no restricted process maps tail"
+    os.kill(min(victims), signal.SIGKILL)
     assert process.stdout.read() == b"137\n3\n"
     assert process.wait(10) == 0

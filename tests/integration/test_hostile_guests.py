@@ -33,6 +33,7 @@ def hostile(audit: Audit, *how: object, **environment: str) -> str:
         ("exit_among_blocked", "exited 0"),
         ("exit_among_blocked group", "exited 0"),
         ("stack_overflow", SEGMENTATION_FAULT),
+        ("nested_vfork", "exited 0"),
         ("fork_bomb", "exited 0"),
         ("exhaust", KILLED),
     ],

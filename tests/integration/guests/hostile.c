@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -167,11 +168,51 @@ static int stack_overflow(char **how)
     return stack_overflow(how) + frame[0];
 }
 
+static char stacks[2][65536] __attribute__((aligned(16)));
+static volatile pid_t *middle; /* shared with the helper */
+
+static int last_child(void *argument)
+{
+    usleep(100000);
+    return argument != NULL;
+}
+
+static int middle_child(void *argument)
+{
+    (void)argument;
+    *middle = getpid();
+    clone(last_child, stacks[1] + sizeof stacks[1], CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
+    return 0;
+}
+
+/* Who lent its thread to a child that lent it on, and died, must get it back all the same. */
+static int nested_vfork(char **how)
+{
+    int status;
+    (void)how;
+    middle = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int round = 0; round < 3; round++) {
+        pid_t helper = fork();
+        if (helper == 0) {
+            usleep(40000);
+            kill(*middle, SIGKILL);
+            _exit(0);
+        }
+        pid_t pid = clone(middle_child, stacks[0] + sizeof stacks[0], CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
+        if (pid < 0 || waitpid(pid, &status, 0) != pid)
+            return 1;
+        kill(helper, SIGKILL);
+        waitpid(helper, NULL, 0);
+        usleep(150000);
+    }
+    return 0;
+}
+
 static const struct { const char *name; int (*act)(char **); } acts[] = {
     {"jump", jump}, {"int80", int80}, {"vsyscall", vsyscall}, {"vsyscall_inside", vsyscall_inside}, {"scribble", scribble},
     {"unmap_all", unmap_all}, {"map_over_all", map_over_all}, {"protect_all", protect_all},
     {"exit_among_blocked", exit_among_blocked}, {"fork_bomb", fork_bomb}, {"exhaust", exhaust}, {"exhaust_by_kernel", exhaust_by_kernel},
-    {"stack_overflow", stack_overflow},
+    {"stack_overflow", stack_overflow}, {"nested_vfork", nested_vfork},
 };
 
 int main(int count, char **strings)
