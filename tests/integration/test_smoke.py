@@ -33,7 +33,8 @@ SNIPPETS = {
     "cat <(echo one) <(echo two)": b"one\ntwo\n",
     "trap 'echo caught' USR1; kill -USR1 $$; sleep 0.05 & wait $!; echo $?": b"caught\n0\n",
     "ulimit -c; id -u; umask": b"0\n0\n0022\n",
-    "python3 -c 'import threading as t, queue\nq = queue.Queue()\nfor n in range(9): t.Thread(target=q.put, args=(n,)).start()\nprint(sum(q.get() for _ in range(9)))'": b"36\n",
+    "python3 -c 'import threading as t, queue\nq = queue.Queue()\nfor n in range(9): t.Thread(target=q.put, args=(n,)).start()\n"
+    "print(sum(q.get() for _ in range(9)))'": b"36\n",
     "python3 -c 'import multiprocessing as m\nwith m.Pool(3) as p: print(p.map(abs, [-1, -2, -3]))'": b"[1, 2, 3]\n",
 }
 
