@@ -126,8 +126,13 @@ def reference(handle: Handle) -> SharedReference:
     shared = handle._require(Rights.TRANSFER)
     if not isinstance(shared, SharedObject):
         raise ZxStatus(Status.WRONG_TYPE, "not in a shared arena")
+    return reference_of(shared, handle.rights)
+
+
+def reference_of(shared: SharedObject, rights: Rights) -> SharedReference:
+    """The reference of a handle with ``rights``."""
     words = shared.arena.words
-    return SharedReference(words[shared.word + KIND], shared.slot, shared.end, words[shared.word + GENERATION], int(handle.rights))
+    return SharedReference(words[shared.word + KIND], shared.slot, shared.end, words[shared.word + GENERATION], int(rights))
 
 
 def adopt(arena: SharedArena, reference: SharedReference) -> Counter | EventPair:

@@ -1,0 +1,258 @@
+"""Channels between processes: each is a zmq PAIR socket on either side, served by one thread of the process.
+
+:func:`listen` and :func:`connect` give a :class:`Channel` whose other end is in the process that did the other. What one side writes
+is read by the other whole and in order; when a process dies, what had left it is still read, and then PEER_CLOSED is seen. Handles of
+a shared arena travel as references: the sender holds them until the receiver says that it has adopted them, and they close with it.
+Other handles can't be sent yet (NOT_SUPPORTED).
+
+Frames: ``M`` data references | ``A`` (the oldest handles in flight have arrived) | ``S`` clear set | ``C`` (closed). Anything else
+closes the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import struct
+import threading
+from collections import deque
+from typing import Any
+
+from polynix.ipc.channel import MAX_BYTES, MAX_HANDLES, RIGHTS, Channel, ChannelEnd, Message
+from polynix.ipc.handle import Transfer
+from polynix.ipc.shared_arena import SharedArena
+from polynix.ipc.shared_objects import SharedObject, SharedReference, adopt, reference_of
+from polynix.ipc.signals import Signals
+from polynix.ipc.status import Status, ZxStatus
+
+log = logging.getLogger(__name__)
+
+_REFERENCE = struct.Struct("<IiIII")
+_SIGNALS = struct.Struct("<II")
+_LINGER_MS = 1000
+
+
+class Link:
+    """The :class:`~polynix.ipc.channel.ChannelPeer` of an end whose other end is elsewhere."""
+
+    koid = 0  # the far end's is not known here
+
+    def __init__(self, thread: _LinkThread, end: ChannelEnd, arena: SharedArena | None, address: str, bind: bool) -> None:
+        self.thread = thread
+        self.end = end
+        self.arena = arena
+        self.address = address
+        self.bind = bind
+        self.outgoing: deque[list[bytes]] = deque()
+        self.in_flight: deque[tuple[Transfer, ...]] = deque()
+        self.closing = False
+        self.accepted = -1  # zmq's descriptor of the one connection
+        self.socket: Any = None
+        self.monitor: Any = None
+
+    # -- called by the end, its lock held, from any thread -----------------------------------------------------------------------
+
+    def deliver(self, message: Message) -> None:
+        """Errors: NOT_SUPPORTED for handles that the far process can't be given."""
+        references = []
+        for transfer in message.handles:
+            if not isinstance(transfer.object, SharedObject) or transfer.object.arena is not self.arena:
+                raise ZxStatus(Status.NOT_SUPPORTED, f"{transfer.kind.__name__} cannot be sent to another process")
+            references.append(_REFERENCE.pack(*reference_of(transfer.object, transfer.rights)))
+        if references:
+            self.in_flight.append(message.handles)
+        self._send(b"M", message.data, b"".join(references))
+
+    def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
+        self._send(b"S", _SIGNALS.pack(int(clear), int(set_)))
+
+    def peer_closed(self) -> None:
+        self._send(b"C")
+        self.closing = True
+
+    def _send(self, *frames: bytes) -> None:
+        self.outgoing.append(list(frames))
+        self.thread.wake()
+
+    # -- called by the thread ----------------------------------------------------------------------------------------------------
+
+    def receive(self, frames: list[bytes]) -> bool:
+        """False when the link is over. Errors: ValueError, ZxStatus, struct.error for frames that no link sends."""
+        kind, *rest = frames
+        if kind == b"M":
+            data, references = rest
+            if len(data) > MAX_BYTES or len(references) > MAX_HANDLES * _REFERENCE.size:
+                raise ValueError("a message beyond the limits")
+            self.end.deliver(Message(data, self._adopt(references)))
+        elif kind == b"A":
+            if not self.in_flight:
+                raise ValueError("handles arrived that were not sent")
+            for transfer in self.in_flight.popleft():
+                transfer.close()
+        elif kind == b"S":
+            clear, set_ = _SIGNALS.unpack(*rest)
+            if (clear | set_) & ~int(self.end.user_signals):
+                raise ValueError("not user signals")
+            self.end.signal_from_peer(Signals(clear), Signals(set_))
+        elif kind == b"C":
+            return False
+        else:
+            raise ValueError(f"frame {kind!r}")
+        return True
+
+    def _adopt(self, references: bytes) -> tuple[Transfer, ...]:
+        if not references:
+            return ()
+        if self.arena is None:
+            raise ValueError("handles without an arena")
+        adopted: list[Transfer] = []
+        try:
+            for numbers in _REFERENCE.iter_unpack(references):
+                adopted.append(adopt(self.arena, SharedReference(*numbers))._move())
+        except BaseException:
+            for transfer in adopted:
+                transfer.close()
+            raise
+        self._send(b"A")
+        return tuple(adopted)
+
+    def ended(self) -> None:
+        """The far side is gone, or what it says makes no sense."""
+        self.end.peer_closed()
+        while self.in_flight:
+            for transfer in self.in_flight.popleft():
+                transfer.close()
+
+
+class _LinkThread:
+    """Serves all links of this process; sockets belong to it alone."""
+
+    def __init__(self) -> None:
+        import zmq
+
+        self.zmq = zmq
+        self.context = zmq.Context(io_threads=1)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._new: deque[Link] = deque()
+        self._links: list[Link] = []
+        threading.Thread(target=self._run, name="links", daemon=True).start()
+
+    def wake(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def add(self, link: Link) -> None:
+        zmq = self.zmq
+        link.socket = self.context.socket(zmq.PAIR)
+        link.socket.linger = _LINGER_MS
+        link.socket.reconnect_ivl = 5
+        link.socket.maxmsgsize = MAX_BYTES
+        link.monitor = link.socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        try:
+            if link.bind:
+                link.socket.bind(link.address)
+            else:
+                link.socket.connect(link.address)
+        except zmq.ZMQError as error:
+            link.socket.disable_monitor()
+            link.socket.close(linger=0)
+            raise ZxStatus(Status.INVALID_ARGS, f"{link.address}: {error}") from error
+        self._new.append(link)
+        self.wake()
+
+    def _run(self) -> None:
+        zmq = self.zmq
+        while True:
+            poller = zmq.Poller()
+            poller.register(self._wake, zmq.POLLIN)
+            for link in self._links:
+                poller.register(link.socket, zmq.POLLIN | (zmq.POLLOUT if link.outgoing else 0))
+                poller.register(link.monitor, zmq.POLLIN)
+            ready = dict(poller.poll())
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+            while self._new:
+                self._links.append(self._new.popleft())
+            for link in list(self._links):
+                try:
+                    going_on = self._serve(link, link.monitor in ready)
+                except Exception as error:
+                    log.warning("closing a link to %s: %s", link.address, error)
+                    going_on = False
+                if not going_on:
+                    self._links.remove(link)
+                    link.ended()
+                    link.socket.disable_monitor()
+                    link.socket.close()
+
+    def _serve(self, link: Link, event: bool) -> bool:
+        zmq = self.zmq
+        disconnected = event and self._disconnected(link)
+        while True:
+            try:
+                frames = link.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if not link.closing and not link.receive(frames):
+                return False
+        if disconnected:
+            return False
+        while link.outgoing:
+            try:
+                link.socket.send_multipart(link.outgoing[0], zmq.NOBLOCK)
+            except zmq.Again:
+                return True
+            link.outgoing.popleft()
+        return not link.closing
+
+    def _disconnected(self, link: Link) -> bool:
+        from zmq.utils.monitor import recv_monitor_message
+
+        zmq = self.zmq
+        gone = False
+        while link.monitor.poll(0):
+            event = recv_monitor_message(link.monitor, zmq.NOBLOCK)
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                if link.accepted < 0:  # zmq turns others away: a pair is for two
+                    link.accepted = event["value"]
+            elif not link.bind or event["value"] == link.accepted:
+                gone = True
+        return gone
+
+
+class _Process:
+    """The thread of this process; a forked child starts one of its own."""
+
+    lock = threading.Lock()
+    thread: _LinkThread | None = None
+    pid = 0
+
+    @classmethod
+    def link_thread(cls) -> _LinkThread:
+        with cls.lock:
+            if cls.thread is None or cls.pid != os.getpid():
+                cls.thread, cls.pid = _LinkThread(), os.getpid()
+            return cls.thread
+
+
+def _open(address: str, arena: SharedArena | None, bind: bool) -> Channel:
+    thread = _Process.link_thread()
+    end = ChannelEnd()
+    channel = Channel(end, RIGHTS)
+    link = Link(thread, end, arena, address, bind)
+    thread.add(link)
+    end.peer = link
+    return channel
+
+
+def listen(address: str, arena: SharedArena | None = None) -> Channel:
+    """One end of a channel; the other goes to the first process that connects to ``address``, such as ``ipc:///run/x/manager``.
+    ``arena`` is the one that both processes are in. Errors: INVALID_ARGS.
+    """
+    return _open(address, arena, True)
+
+
+def connect(address: str, arena: SharedArena | None = None) -> Channel:
+    """The other end of what listens, or will listen, at ``address``. Messages may be written at once. Errors: INVALID_ARGS."""
+    return _open(address, arena, False)

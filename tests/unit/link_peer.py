@@ -1,0 +1,49 @@
+"""The other process of test_zmq_link: ``link_peer.py ACTION ADDRESS [ARENA_FD]``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+
+from polynix.ipc.counter import Counter
+from polynix.ipc.objects import Signals, ZxStatus
+from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest, ManagerSuspendContainerResponse
+from polynix.ipc.server import Server
+from polynix.ipc.shared_arena import SharedArena
+from polynix.ipc.zmq_link import connect
+
+
+class SleepyManager(Manager):
+    async def suspend_container(self, request: ManagerSuspendContainerRequest) -> ManagerSuspendContainerResponse:
+        return ManagerSuspendContainerResponse(suspend_time=1, resume_reason="link")
+
+
+def main() -> None:
+    action, address, *rest = sys.argv[1:]
+    arena = SharedArena.attach(int(rest[0])) if rest else None
+    channel = connect(address, arena)
+    if action == "echo":
+        try:
+            while True:
+                channel.write(*channel.read_blocking(time.monotonic_ns() + 20_000_000_000))
+        except ZxStatus:
+            return
+    elif action == "burst_and_die":
+        for number in range(1000):
+            channel.write(number.to_bytes(4, "little"))
+        channel.read_blocking()  # the reader has begun: all that was written before has gone
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "count":
+        _, (counter,) = channel.read_blocking()
+        assert isinstance(counter, Counter)
+        counter.add(5)
+        channel.write(b"done")
+        channel.wait(Signals.PEER_CLOSED, time.monotonic_ns() + 20_000_000_000)
+    elif action == "manager":
+        asyncio.run(Server(Manager, SleepyManager(), channel).serve())
+
+
+main()

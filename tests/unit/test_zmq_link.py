@@ -1,0 +1,115 @@
+"""Channels between real processes, over zmq."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+from polynix.ipc.channel import Channel
+from polynix.ipc.client import BlockingClient
+from polynix.ipc.objects import Event, Signals, Status, ZxStatus
+from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest
+from polynix.ipc.shared_arena import SharedArena
+from polynix.ipc.shared_objects import create_shared_counter, create_shared_event_pair
+from polynix.ipc.zmq_link import connect, listen
+
+PEER = Path(__file__).with_name("link_peer.py")
+
+
+def soon() -> int:
+    return time.monotonic_ns() + 20_000_000_000
+
+
+@contextmanager
+def peer(action: str, tmp_path: Path, arena: SharedArena | None = None) -> Iterator[tuple[Channel, subprocess.Popen[bytes]]]:
+    address = f"ipc://{tmp_path}/channel"
+    channel = listen(address, arena)
+    fds = () if arena is None else (arena.fd,)
+    with subprocess.Popen([sys.executable, str(PEER), action, address, *map(str, fds)], pass_fds=fds) as process:
+        try:
+            yield channel, process
+        finally:
+            process.kill()
+            channel.close()
+
+
+def test_messages_cross(tmp_path: Path) -> None:
+    with peer("echo", tmp_path) as (channel, process):
+        messages = [b"", b"x", bytes(65536), *(number.to_bytes(2, "little") for number in range(500))]
+        for message in messages:
+            channel.write(message)
+        assert [channel.read_blocking(soon())[0] for _ in messages] == messages
+        with pytest.raises(ZxStatus) as caught:
+            channel.write(b"", [Event.create()])
+        assert caught.value.status == Status.NOT_SUPPORTED
+        channel.close()
+        assert process.wait(20) == 0
+
+
+def test_what_a_killed_process_sent_is_read(tmp_path: Path) -> None:
+    with peer("burst_and_die", tmp_path) as (channel, _process):
+        for number in range(1000):
+            assert channel.read_blocking(soon())[0] == number.to_bytes(4, "little")
+        channel.write(b"die")
+        channel.wait(Signals.PEER_CLOSED, soon())
+        with pytest.raises(ZxStatus) as caught:
+            channel.read()
+        assert caught.value.status == Status.PEER_CLOSED
+
+
+def test_shared_handles_cross(tmp_path: Path) -> None:
+    arena = SharedArena.create(8)
+    counter = create_shared_counter(arena)
+    with peer("count", tmp_path, arena) as (channel, _process):
+        channel.write(b"", [counter.duplicate()])
+        assert channel.read_blocking(soon())[0] == b"done"
+        assert counter.read() == 5
+    arena.close()
+
+
+def test_a_handle_in_flight_closes_when_nobody_takes_it(tmp_path: Path) -> None:
+    arena = SharedArena.create(8)
+    mine, theirs = create_shared_event_pair(arena)
+    channel = listen(f"ipc://{tmp_path}/channel", arena)
+    other = connect(f"ipc://{tmp_path}/channel")  # without the arena: the message makes no sense there
+    channel.write(b"", [theirs])
+    assert mine.wait(Signals.PEER_CLOSED, soon()) == Signals.PEER_CLOSED
+    assert other.wait(Signals.PEER_CLOSED, soon()) & Signals.PEER_CLOSED
+    arena.close()
+
+
+def test_user_signals_cross(tmp_path: Path) -> None:
+    first, second = listen(f"ipc://{tmp_path}/channel"), connect(f"ipc://{tmp_path}/channel")
+    first.signal_peer(Signals.NONE, Signals.USER_2)
+    assert second.wait(Signals.USER_2, soon()) & Signals.USER_2
+    first.write(b"last")
+    first.close()
+    assert second.read_blocking(soon())[0] == b"last"
+    second.wait(Signals.PEER_CLOSED, soon())
+
+
+def test_a_protocol_over_a_link(tmp_path: Path) -> None:
+    with peer("manager", tmp_path) as (channel, _process):
+        client = BlockingClient(Manager, channel)
+        assert client.call(Manager.suspend_container, ManagerSuspendContainerRequest(), deadline_ns=soon()).resume_reason == "link"
+
+
+@pytest.mark.parametrize("frames", [[b"X"], [b"M"], [b"M", b"", b"short"], [b"A"], [b"S", b"1"], [b"S", b"\xff" * 8], [b"M", bytes(10), b"\0" * 20]])
+def test_hostile_frames_close_the_link(tmp_path: Path, frames: list[bytes]) -> None:
+    channel = listen(f"ipc://{tmp_path}/channel")
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{tmp_path}/channel")
+        socket.send_multipart(frames)
+        assert channel.wait(Signals.PEER_CLOSED, soon()) & Signals.PEER_CLOSED
+
+
+def test_addresses_that_make_no_sense() -> None:
+    with pytest.raises(ZxStatus):
+        listen("nonsense")
