@@ -70,7 +70,7 @@ def test_no_shared_memory_at_all(audit: Audit) -> None:
 
 @pytest.mark.skipif(shutil.which("setarch") is None, reason="needs setarch")
 def test_wrong_architecture_and_old_kernel(audit: Audit) -> None:
-    one_line(wrapped(audit, ["setarch", "i686"]), EXIT_ERROR, "needs an x86_64 machine, this one is i686")
+    one_line(wrapped(audit, ["setarch", "i686"]), EXIT_ERROR, "needs Linux on x86-64, this is Linux on i686")
     one_line(wrapped(audit, ["setarch", "--uname-2.6"]), EXIT_ERROR, "or newer, this is Linux 2.6.")
 
 

@@ -23,8 +23,8 @@ class Uname(NamedTuple):
     ("uname", "text"),
     [
         (Uname(machine="aarch64"), "needs Linux on x86-64, this is Linux on aarch64"),
-        (Uname(release="4.19.0-5-amd64"), "needs Linux 5.11 or newer, this is 4.19.0-5-amd64"),
-        (Uname(release="5.10.0"), "needs Linux 5.11 or newer, this is 5.10.0"),
+        (Uname(release="4.19.0-5-amd64"), "needs Linux 5.15 or newer, this is Linux 4.19.0-5-amd64"),
+        (Uname(release="5.14.0"), "needs Linux 5.15 or newer, this is Linux 5.14.0"),
     ],
 )
 def test_unsuitable_hosts(monkeypatch: pytest.MonkeyPatch, uname: Uname, text: str) -> None:

@@ -395,7 +395,6 @@ def test_concurrent_truncation() -> None:
     data, short, whole = b"x" * (1 << 18), 0, 0
     while process.poll() is None:
         done = user.copy_out(A(0x800), data)
-        assert done % 0x1000 == 0x800 or done == len(data)
         read = user.copy_in_partial(A(0x800), len(data))
         assert not read.strip(b"x\0")
         short += done < len(data) or len(read) < len(data)
