@@ -51,6 +51,9 @@ class ChannelPeer(Protocol):
     def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
         """User signals for the far end."""
 
+    def consumed(self, remaining: int) -> None:
+        """The near end was read; ``remaining`` messages are queued in it."""
+
 
 class ChannelEnd(KernelObject):
     """One end; itself a :class:`ChannelPeer` for the other end of the same process."""
@@ -80,6 +83,8 @@ class ChannelEnd(KernelObject):
             self.queue.popleft()
             if not self.queue:
                 self.update_signals(Signals.READABLE, Signals.NONE)
+            if self.peer is not None:
+                self.peer.consumed(len(self.queue))
             return message
 
     def deliver(self, message: Message) -> None:
@@ -94,6 +99,9 @@ class ChannelEnd(KernelObject):
 
     def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
         self.update_signals(clear, set_)
+
+    def consumed(self, remaining: int) -> None:
+        """The other end doesn't mind how many it has sent."""
 
     def on_zero_handles(self) -> None:
         peer, self.peer = self.peer, None

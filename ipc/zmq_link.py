@@ -5,17 +5,23 @@ is read by the other whole and in order; when a process dies, what had left it i
 a shared arena travel as references: the sender holds them until the receiver says that it has adopted them, and they close with it.
 Other handles can't be sent yet (NOT_SUPPORTED).
 
-Frames: ``M`` data references | ``A`` (the oldest handles in flight have arrived) | ``S`` clear set | ``C`` (closed). Anything else
+A sender may be 4096 messages ahead of the reader; the rest waits in its own process. (zmq's own limits are off: a connection that
+breaks while they hold it back loses what the host's socket still has.)
+
+Frames: ``M`` data references | ``A`` (the oldest handles in flight have arrived) | ``K`` (half of 4096 messages
+have been read) | ``S`` clear set | ``C`` (closed). Anything else
 closes the link.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import struct
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -31,6 +37,8 @@ log = logging.getLogger(__name__)
 _REFERENCE = struct.Struct("<IiIII")
 _SIGNALS = struct.Struct("<II")
 _LINGER_MS = 1000
+WINDOW = 4096  # messages that were sent and not read yet
+_BATCH = 256  # messages of one link before the others' turn
 
 
 class Link:
@@ -47,6 +55,9 @@ class Link:
         self.outgoing: deque[list[bytes]] = deque()
         self.in_flight: deque[tuple[Transfer, ...]] = deque()
         self.closing = False
+        self.disconnected = False
+        self.credit = WINDOW  # messages that may go out
+        self.read = 0  # messages that were read, and not reported
         self.accepted = -1  # zmq's descriptor of the one connection
         self.socket: Any = None
         self.monitor: Any = None
@@ -67,21 +78,40 @@ class Link:
     def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
         self._send(b"S", _SIGNALS.pack(int(clear), int(set_)))
 
+    def consumed(self, remaining: int) -> None:
+        self.read += 1
+        if self.read == WINDOW // 2:
+            self.read = 0
+            self._send(b"K")
+
     def peer_closed(self) -> None:
+        self.closing = True  # first: should the thread come in between, the connection's end tells as much
         self._send(b"C")
-        self.closing = True
 
     def _send(self, *frames: bytes) -> None:
         self.outgoing.append(list(frames))
         self.thread.wake()
+
+    @property
+    def may_send(self) -> bool:
+        """Whether there is something, and the far side has room for it."""
+        return bool(self.outgoing) and (self.credit > 0 or self.outgoing[0][0] != b"M")
 
     # -- called by the thread ----------------------------------------------------------------------------------------------------
 
     def receive(self, frames: list[bytes]) -> bool:
         """False when the link is over. Errors: ValueError, ZxStatus, struct.error for frames that no link sends."""
         kind, *rest = frames
-        if kind == b"M":
+        if kind == b"K" and not rest and self.credit <= WINDOW // 2:
+            self.credit += WINDOW // 2
+        elif kind == b"C":
+            return False
+        elif self.closing:
+            pass  # nobody reads it; handles come back when the link is over
+        elif kind == b"M":
             data, references = rest
+            if len(self.end.queue) >= WINDOW:
+                raise ValueError("more messages than the window")
             if len(data) > MAX_BYTES or len(references) > MAX_HANDLES * _REFERENCE.size:
                 raise ValueError("a message beyond the limits")
             self.end.deliver(Message(data, self._adopt(references)))
@@ -95,8 +125,6 @@ class Link:
             if (clear | set_) & ~int(self.end.user_signals):
                 raise ValueError("not user signals")
             self.end.signal_from_peer(Signals(clear), Signals(set_))
-        elif kind == b"C":
-            return False
         else:
             raise ValueError(f"frame {kind!r}")
         return True
@@ -136,7 +164,15 @@ class _LinkThread:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._new: deque[Link] = deque()
         self._links: list[Link] = []
-        threading.Thread(target=self._run, name="links", daemon=True).start()
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="links", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The process ends: send what can be sent within a second."""
+        self._stop_at = time.monotonic() + _LINGER_MS / 1000
+        self.wake()
+        self._thread.join(2 * _LINGER_MS / 1000)
 
     def wake(self) -> None:
         os.eventfd_write(self._wake, 1)
@@ -147,6 +183,7 @@ class _LinkThread:
         link.socket.linger = _LINGER_MS
         link.socket.reconnect_ivl = 5
         link.socket.maxmsgsize = MAX_BYTES
+        link.socket.set_hwm(0)
         link.monitor = link.socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         try:
             if link.bind:
@@ -155,6 +192,7 @@ class _LinkThread:
                 link.socket.connect(link.address)
         except zmq.ZMQError as error:
             link.socket.disable_monitor()
+            link.monitor.close(linger=0)
             link.socket.close(linger=0)
             raise ZxStatus(Status.INVALID_ARGS, f"{link.address}: {error}") from error
         self._new.append(link)
@@ -162,13 +200,13 @@ class _LinkThread:
 
     def _run(self) -> None:
         zmq = self.zmq
-        while True:
+        while self._stop_at is None or (time.monotonic() < self._stop_at and (self._new or any(link.may_send for link in self._links))):
             poller = zmq.Poller()
             poller.register(self._wake, zmq.POLLIN)
             for link in self._links:
-                poller.register(link.socket, zmq.POLLIN | (zmq.POLLOUT if link.outgoing else 0))
+                poller.register(link.socket, zmq.POLLIN | (zmq.POLLOUT if link.may_send else 0))
                 poller.register(link.monitor, zmq.POLLIN)
-            ready = dict(poller.poll())
+            ready = dict(poller.poll(None if self._stop_at is None else 10))
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
@@ -183,42 +221,51 @@ class _LinkThread:
                 if not going_on:
                     self._links.remove(link)
                     link.ended()
-                    link.socket.disable_monitor()
-                    link.socket.close()
+                    self._close(link)
+        for link in self._links:
+            self._close(link)
+        self.context.term()  # after the sockets' linger time at the latest
+
+    def _close(self, link: Link) -> None:
+        link.socket.disable_monitor()
+        link.monitor.close(linger=0)
+        link.socket.close()
 
     def _serve(self, link: Link, event: bool) -> bool:
         zmq = self.zmq
-        disconnected = event and self._disconnected(link)
-        while True:
+        if event:
+            self._read_events(link)
+        read_all = False
+        for _ in range(_BATCH):
             try:
                 frames = link.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
+                read_all = True
                 break
-            if not link.closing and not link.receive(frames):
+            if not link.receive(frames):
                 return False
-        if disconnected:
-            return False
-        while link.outgoing:
+        if link.disconnected:
+            return not (read_all or link.closing)
+        while link.may_send:
             try:
                 link.socket.send_multipart(link.outgoing[0], zmq.NOBLOCK)
             except zmq.Again:
                 return True
-            link.outgoing.popleft()
-        return not link.closing
+            link.credit -= link.outgoing.popleft()[0] == b"M"
+        return bool(link.outgoing) or not link.closing
 
-    def _disconnected(self, link: Link) -> bool:
+    def _read_events(self, link: Link) -> None:
         from zmq.utils.monitor import recv_monitor_message
 
         zmq = self.zmq
-        gone = False
         while link.monitor.poll(0):
             event = recv_monitor_message(link.monitor, zmq.NOBLOCK)
             if event["event"] == zmq.EVENT_ACCEPTED:
                 if link.accepted < 0:  # zmq turns others away: a pair is for two
                     link.accepted = event["value"]
             elif not link.bind or event["value"] == link.accepted:
-                gone = True
-        return gone
+                link.disconnected = True
+                self.wake()
 
 
 class _Process:
@@ -233,7 +280,13 @@ class _Process:
         with cls.lock:
             if cls.thread is None or cls.pid != os.getpid():
                 cls.thread, cls.pid = _LinkThread(), os.getpid()
+                atexit.register(cls.stop)
             return cls.thread
+
+    @classmethod
+    def stop(cls) -> None:
+        if cls.thread is not None and cls.pid == os.getpid():
+            cls.thread.stop()
 
 
 def _open(address: str, arena: SharedArena | None, bind: bool) -> Channel:

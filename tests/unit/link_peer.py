@@ -36,6 +36,13 @@ def main() -> None:
             channel.write(number.to_bytes(4, "little"))
         channel.read_blocking()  # the reader has begun: all that was written before has gone
         os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "say_and_exit":
+        for number in range(1000):
+            channel.write(number.to_bytes(4, "little") * 1000)
+    elif action == "flood":
+        for number in range(20_000):
+            channel.write(number.to_bytes(4, "little"))
+        channel.read_blocking(time.monotonic_ns() + 60_000_000_000)
     elif action == "count":
         _, (counter,) = channel.read_blocking()
         assert isinstance(counter, Counter)

@@ -17,7 +17,7 @@ from polynix.ipc.objects import Event, Signals, Status, ZxStatus
 from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest
 from polynix.ipc.shared_arena import SharedArena
 from polynix.ipc.shared_objects import create_shared_counter, create_shared_event_pair
-from polynix.ipc.zmq_link import connect, listen
+from polynix.ipc.zmq_link import WINDOW, connect, listen
 
 PEER = Path(__file__).with_name("link_peer.py")
 
@@ -63,6 +63,42 @@ def test_what_a_killed_process_sent_is_read(tmp_path: Path) -> None:
         assert caught.value.status == Status.PEER_CLOSED
 
 
+def test_a_process_that_exits_has_said_all(tmp_path: Path) -> None:
+    with peer("say_and_exit", tmp_path) as (channel, process):
+        for number in range(1000):
+            assert channel.read_blocking(soon())[0] == number.to_bytes(4, "little") * 1000
+        channel.wait(Signals.PEER_CLOSED, soon())
+        assert process.wait(20) == 0
+
+
+def test_a_reader_that_rests_is_not_drowned(tmp_path: Path) -> None:
+    with peer("flood", tmp_path) as (channel, process):
+        end = channel._end
+        deadline = time.monotonic() + 20
+        while len(end.queue) < WINDOW and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(end.queue) == WINDOW
+        for number in range(20_000):
+            assert channel.read_blocking(soon())[0] == number.to_bytes(4, "little")
+        channel.write(b"enough")
+        assert process.wait(20) == 0
+        channel.wait(Signals.PEER_CLOSED, soon())
+
+
+def test_a_full_end_gets_the_rest_after_its_peer_closed(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/channel"
+    channel, other = listen(address), connect(address)
+    for number in range(WINDOW + 500):
+        other.write(number.to_bytes(4, "little"))
+    other.close()
+    time.sleep(0.1)
+    assert not channel.pending & Signals.PEER_CLOSED
+    for number in range(WINDOW + 500):
+        assert channel.read_blocking(soon())[0] == number.to_bytes(4, "little")
+    channel.wait(Signals.PEER_CLOSED, soon())
+
+
 def test_shared_handles_cross(tmp_path: Path) -> None:
     arena = SharedArena.create(8)
     counter = create_shared_counter(arena)
@@ -100,7 +136,7 @@ def test_a_protocol_over_a_link(tmp_path: Path) -> None:
         assert client.call(Manager.suspend_container, ManagerSuspendContainerRequest(), deadline_ns=soon()).resume_reason == "link"
 
 
-@pytest.mark.parametrize("frames", [[b"X"], [b"M"], [b"M", b"", b"short"], [b"A"], [b"S", b"1"], [b"S", b"\xff" * 8], [b"M", bytes(10), b"\0" * 20]])
+@pytest.mark.parametrize("frames", [[b"X"], [b"M"], [b"M", b"", b"short"], [b"A"], [b"K"], [b"S", b"1"], [b"S", b"\xff" * 8], [b"M", bytes(10), b"\0" * 20]])
 def test_hostile_frames_close_the_link(tmp_path: Path, frames: list[bytes]) -> None:
     channel = listen(f"ipc://{tmp_path}/channel")
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
