@@ -34,7 +34,7 @@ def test_unsuitable_hosts(monkeypatch: pytest.MonkeyPatch, uname: Uname, text: s
     assert str(failure.value) == text
 
 
-@pytest.mark.parametrize("release", ["5.11.0", "6.18.1-arch1", "10.0"])
+@pytest.mark.parametrize("release", ["5.15.0", "6.18.1-arch1", "10.0"])
 def test_suitable_hosts(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     monkeypatch.setattr(os, "uname", lambda: Uname(release=release))
     host.check_host()
