@@ -149,7 +149,8 @@ def markdown_table(result: dict[str, Any]) -> str:
     lines += [f"| {' | '.join(_cells(row, peers))} |" for row in result["rows"].values()]
     where = result["machine"]
     lines.append("")
-    lines.append(f"Medians; {where['cpu']}, {where['cpus']} CPUs, Linux {where['kernel']}, Python {where['python']}, {where['date']}.")
+    conditions = f"{where['cpus']} CPUs, Linux {where['kernel']}, Python {where['python']}, load {where['load']:.0f} when it began, {where['date']}"
+    lines.append(f"Medians; {where['cpu']}, {conditions}.")
     return "\n".join(lines)
 
 
