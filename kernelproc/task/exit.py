@@ -142,8 +142,8 @@ def _reparent_children(group: ThreadGroup) -> None:
             continue
         child.adopted = heir is group.kernel.init
         heir.children[child.pid] = child
+        child.exit_signal = SIGCHLD  # whatever clone asked for was between the two of them: nobody slays init with it
         if child.exited:
-            child.exit_signal = SIGCHLD
             if send.notify_parent_of_exit(child):
                 wait.release(child)
             else:
