@@ -43,6 +43,13 @@ def main() -> None:
         for number in range(20_000):
             channel.write(number.to_bytes(4, "little"))
         channel.read_blocking(time.monotonic_ns() + 60_000_000_000)
+    elif action == "stream":
+        number = 0
+        while True:
+            channel.write(number.to_bytes(4, "little") + bytes(number % 5000))
+            number += 1
+            if number % 100 == 0:
+                time.sleep(0.001)
     elif action == "count":
         _, (counter,) = channel.read_blocking()
         assert isinstance(counter, Counter)

@@ -18,6 +18,9 @@ from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerReques
 from polynix.ipc.shared_arena import SharedArena
 from polynix.ipc.shared_objects import create_shared_counter, create_shared_event_pair
 from polynix.ipc.zmq_link import WINDOW, connect, listen
+from polynix.runner.async_channel import unbounded
+from polynix.runner.proxy import ChannelProxy, run_proxy_thread
+from polynix.runner.wake_sources import new_wake_sources
 
 PEER = Path(__file__).with_name("link_peer.py")
 
@@ -97,6 +100,31 @@ def test_a_full_end_gets_the_rest_after_its_peer_closed(tmp_path: Path) -> None:
     for number in range(WINDOW + 500):
         assert channel.read_blocking(soon())[0] == number.to_bytes(4, "little")
     channel.wait(Signals.PEER_CLOSED, soon())
+
+
+@pytest.mark.parametrize("after", [1, 700, 3000])
+def test_a_sender_killed_in_mid_stream_of_a_proxy(tmp_path: Path, after: int) -> None:
+    arena = SharedArena.create(8)
+    sending, receiving = unbounded()
+    thread = run_proxy_thread(receiving)
+    container, container_channel = Channel.create()
+    counter = create_shared_counter(arena)
+    count = counter.duplicate()
+    with peer("stream", tmp_path) as (channel, process):
+        sending.send((ChannelProxy(container_channel, channel, counter, "stream"), new_wake_sources()))
+        for number in range(100_000):
+            if number == after:
+                process.kill()
+            try:
+                data, _ = container.read_blocking(soon())
+            except ZxStatus as error:
+                assert error.status == Status.PEER_CLOSED
+                break
+            assert data == number.to_bytes(4, "little") + bytes(number % 5000)  # whole, in order
+        assert after <= number == count.read()
+    sending.close()
+    thread.join(20)
+    arena.close()
 
 
 def test_shared_handles_cross(tmp_path: Path) -> None:
