@@ -10,7 +10,6 @@ from polynix.ipc.status import Status, ZxStatus
 
 RIGHTS = Rights.BASIC | Rights.IO | Rights.SIGNAL
 MINIMUM, MAXIMUM = -(1 << 63), (1 << 63) - 1
-_SIGN = Signals.COUNTER_POSITIVE | Signals.COUNTER_NON_POSITIVE
 
 
 class CounterObject(KernelObject):
@@ -34,8 +33,10 @@ class CounterObject(KernelObject):
             raise ZxStatus(Status.OUT_OF_RANGE, f"counter of {value}")
         with self.lock:
             self.value = value
-            sign = Signals.COUNTER_POSITIVE if value > 0 else Signals.COUNTER_NON_POSITIVE
-            self.update_signals(_SIGN & ~sign, sign)
+            if value > 0:
+                self.update_signals(Signals.COUNTER_NON_POSITIVE, Signals.COUNTER_POSITIVE)
+            else:
+                self.update_signals(Signals.COUNTER_POSITIVE, Signals.COUNTER_NON_POSITIVE)
 
 
 class Counter(Handle):
@@ -48,7 +49,7 @@ class Counter(Handle):
 
     def add(self, amount: int) -> None:
         """Errors: OUT_OF_RANGE, and nothing changes."""
-        cast(CounterObject, self._require(Rights.READ | Rights.WRITE)).add(amount)
+        cast(CounterObject, self._require(Rights.IO)).add(amount)
 
     def read(self) -> int:
         return cast(CounterObject, self._require(Rights.READ)).load()

@@ -49,14 +49,14 @@ class KernelObject:
     def __init__(self, lock: ObjectLock | None = None, pending: Signals = Signals.NONE) -> None:
         self.koid = next_koid()
         self.lock = lock or ObjectLock()
-        self._pending = pending
+        self._pending = int(pending)  # plain numbers: flags are ten times as slow
         self._observers: list[Observer] = []
         self._handles = 0
 
     @property
     def pending(self) -> Signals:
         """The signals that are set now."""
-        return self._pending
+        return Signals(self._pending)
 
     @property
     def related_koid(self) -> int:
@@ -92,7 +92,7 @@ class KernelObject:
     def update_signals(self, clear: Signals, set_: Signals) -> None:
         with self.lock:
             before = self._pending
-            self._pending = (before & ~clear) | set_
+            self._pending = (before & ~int(clear)) | int(set_)
             if self._pending & ~before:
                 self.tell_observers()
 
@@ -158,7 +158,7 @@ class Handle:
     def _require(self, rights: Rights = Rights.NONE) -> KernelObject:
         if self._object is None:
             raise ZxStatus(Status.BAD_HANDLE)
-        if rights & ~self.rights:
+        if int(rights) & ~int(self.rights):
             raise ZxStatus(Status.ACCESS_DENIED, str(rights & ~self.rights))
         return self._object
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PROXY_THREAD_NAME = "proxy_thread"
 _CATEGORY = "power"
+_TURN = 64  # messages of one proxy before the others' turn
 _WANTED = Signals.CHANNEL_READABLE | Signals.CHANNEL_PEER_CLOSED
 
 
@@ -105,14 +106,18 @@ async def start_proxy(proxy: ChannelProxy, wake_sources: LockDepMutex[WakeSource
 
 
 async def _forward(proxy: ChannelProxy, read_channel: Channel, write_channel: Channel, message_counter: Counter | None) -> None:
-    """One direction: one message for each look at the signals, so that proxies take turns."""
+    """One direction: a few messages for each wait, so that proxies take turns."""
     side = "container" if message_counter is None else "remote"
     try:
         while True:
             with trace_duration(_CATEGORY, "starnix_runner:start_proxy:wait_for_messages", proxy.name):
                 signals = await read_channel.on_signals(_WANTED)
             trace_instant(_CATEGORY, f"starnix_runner:start_proxy:{side}_readable", proxy.name)
-            forward_message(signals, read_channel, write_channel, message_counter, proxy.name)
+            for _ in range(_TURN):
+                forward_message(signals, read_channel, write_channel, message_counter, proxy.name)
+                signals = read_channel.pending
+                if not signals & _WANTED:
+                    break
             await asyncio.sleep(0)
     except PeerClosed:
         log.debug("proxy %s: the %s side is closed", proxy.name, side)
