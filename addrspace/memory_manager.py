@@ -77,6 +77,11 @@ class MemoryManager:
 
     # -- look-up ----------------------------------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def room() -> int:
+        """Bytes that may be filled at one go; replaced where the kernel has to bound memory itself."""
+        return 1 << 62
+
     def find(self, address: int) -> Vma | None:
         """The VMA that contains ``address``."""
         index = bisect_right(self._starts, address) - 1
@@ -133,6 +138,8 @@ class MemoryManager:
                 low, high = max(start, vma.start), min(end, vma.end)
                 offset = vma.offset + low - vma.start
                 length = high - low if vma.private else min(high - low, vma.object.size() - offset)
+                if length > self.room():
+                    raise OSError(errno.ENOMEM, "out of memory")
                 self._fill_holes(vma.object, offset, offset + length)
 
     @staticmethod

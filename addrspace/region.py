@@ -64,6 +64,10 @@ class RegionFactory:
         status = os.statvfs(SHM_DIRECTORY)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
 
+    def room(self) -> int:
+        """Bytes that may still be filled at one go, where nothing but ourselves bounds them."""
+        return 1 << 62 if self.kind == "private-tmpfs" else max(0, self.limit - self.used_bytes())
+
     def _new(self, label: bytes, size: int) -> MemoryObject:
         fd = self._open(label)
         os.ftruncate(fd, size)

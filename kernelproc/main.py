@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from polynix.addrspace._restricted import Monitor
+from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.region import RegionFactory, SharedMemoryUnavailable
 from polynix.addrspace.stub_pool import StubPool
 from polynix.ipc.control_channel import ControlChannel
@@ -111,6 +112,7 @@ def build_kernel(options: ContainerOptions) -> Kernel:
         raise BootError(f"cannot start restricted processes: {_reason(error)}") from error
     if kernel.memory.kind != "private-tmpfs":
         MemoryWatch(kernel)
+        MemoryManager.room = kernel.memory.room  # type: ignore[method-assign]
     kernel.expando.get(Notes).attach(kernel)
     return kernel
 

@@ -177,6 +177,9 @@ class TmpfsFile(TmpfsNode):
         instance: Tmpfs = node.fs.ops  # type: ignore[assignment]
         if instance.page_limit and not mode & FALLOC_FL_PUNCH_HOLE and self.check_space(node, offset, length) < length:
             raise Errno(ENOSPC)
+        memory = instance.kernel.memory
+        if memory is not None and not mode & FALLOC_FL_PUNCH_HOLE and length > memory.room():
+            raise Errno(ENOSPC)
         fallocate(self.memory_of(node).fd, mode, offset, length)
         if not mode & FALLOC_FL_KEEP_SIZE:
             node.size = max(node.size, offset + length)
