@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, MemoryManager, page_up
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 CAP_IPC_LOCK, CAP_SYS_PTRACE = 14, 19
 PROT_MASK = PROT_READ | PROT_WRITE | PROT_EXEC
 PROT_SEM = 8
+SMALL_POPULATE = 1 << 20  # bytes that are not worth asking how much memory is left
 LOW_START, LOW_END = 0x40000000, 0x80000000  # where MAP_32BIT maps go
 MAP_TYPE = 0x0F
 KNOWN_MAP_FLAGS = 0x0F | 0x7FFFF0 | MAP_FIXED_NOREPLACE
@@ -93,6 +95,19 @@ def check_memlock(task: Task, length: int, denied: int = ENOMEM) -> None:
         raise Errno(EPERM)
     if task.mm.locked_vm + length > limit:
         raise Errno(denied)
+
+
+def populate(task: Task, start: int, end: int) -> bool:
+    """Give [start, end) its pages now; False, with nothing done, when that is more than the container or the host has left."""
+    mm = task.mm
+    needed = sum(min(end, vma.end) - max(start, vma.start) for vma in mm.overlapping(start, end) if vma.prot and vma.kind is not VmaKind.FILE)
+    memory = task.kernel.memory
+    if needed > SMALL_POPULATE:
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        if needed > min(memory.limit - memory.used_bytes(), host // 2):
+            return False
+    mm.populate(start, end)
+    return True
 
 
 # -- mmap and munmap --------------------------------------------------------------------------------------------------------------------------
@@ -164,7 +179,7 @@ def mmap(task: Task, address: ULong, length: Size, prot: ULong, flags: ULong, fd
     if locked:
         mm.change_attributes(start, start + length, lambda each: setattr(each, "locked", True))
     if locked or flags & MAP_POPULATE:
-        mm.populate(start, start + length)
+        populate(task, start, start + length)
     return start
 
 
@@ -301,7 +316,8 @@ def madvise(task: Task, address: ULong, length: Size, advice: Int) -> int:
             raise Errno(ENOMEM)
         if any(not vma.prot & needed for vma in vmas):
             raise Errno(EINVAL)
-        mm.populate(address, end)
+        if not populate(task, address, end):
+            raise Errno(ENOMEM)
     if not mm.is_covered(address, end):
         raise Errno(ENOMEM)
     return 0
@@ -361,7 +377,8 @@ def _lock(task: Task, address: int, length: int) -> int:
         return 0
     covered = task.mm.is_covered(start, end)
     _set_locked(task.mm, start, end, True)
-    task.mm.populate(start, end)
+    if not populate(task, start, end):
+        raise Errno(ENOMEM)
     if not covered:
         raise Errno(ENOMEM)
     return 0
