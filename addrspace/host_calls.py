@@ -50,12 +50,6 @@ class HostCalls:
     def protect(self, start: int, end: int, prot: int) -> None:
         self._calls.append(((NR_MPROTECT, start, end - start, prot, 0, 0, 0), None))
 
-    def set_fs_base(self, base: int) -> None:
-        self._calls.append(((NR_ARCH_PRCTL, ARCH_SET_FS, base, 0, 0, 0, 0), None))
-
-    def set_gs_base(self, base: int) -> None:
-        self._calls.append(((NR_ARCH_PRCTL, ARCH_SET_GS, base, 0, 0, 0, 0), None))
-
     def push(self, slot: Slot) -> bool:
         """Move calls into ``slot``'s batch; True when all are in, False when the rest needs another hand-off (resume with ``report_back``).
 

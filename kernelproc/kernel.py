@@ -63,7 +63,6 @@ class Kernel:
         self.loop: SyscallLoop = None  # type: ignore[assignment]  # made at boot
         self.cpus = frozenset(os.sched_getaffinity(0))
         self.region: SharedRegion | None = None
-        self.keeps_running = False  # several programs share the container: init's end does not stop it
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
 
     def current_task(self) -> Task:

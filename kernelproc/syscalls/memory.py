@@ -9,8 +9,10 @@ from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_R
 from polynix.addrspace.remap import remap
 from polynix.addrspace.vma import VmaKind
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.signals.wake import kick
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Pid, Size, UInt, ULong, UserAddress
+from polynix.kernelproc.task.ptrace_access import may_inspect
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ESRCH
 from polynix.kernelproc.uapi.mman import (
@@ -64,7 +66,7 @@ from polynix.kernelproc.uapi.resource import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DA
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
-CAP_IPC_LOCK, CAP_SYS_PTRACE = 14, 19
+CAP_IPC_LOCK = 14
 PROT_MASK = PROT_READ | PROT_WRITE | PROT_EXEC
 PROT_SEM = 8
 SMALL_POPULATE = 1 << 20  # bytes that are not worth asking how much memory is left
@@ -455,10 +457,8 @@ def _process_vm(task: Task, pid: int, local: UserAddress, local_count: int, remo
     other = task.kernel.pids.tasks.get(pid)
     if other is None or other.exited:
         raise Errno(ESRCH)
-    if other.group is not task.group and not task.credentials.has_capability(CAP_SYS_PTRACE):
-        mine, theirs = task.credentials, other.credentials
-        if {theirs.uid, theirs.euid, theirs.suid} != {mine.fsuid} or {theirs.gid, theirs.egid, theirs.sgid} != {mine.fsgid} or not other.group.dumpable:
-            raise Errno(EPERM)
+    if not may_inspect(task, other):
+        raise Errno(EPERM)
     source, source_iov, target, target_iov = (task, local_iov, other, remote_iov) if write else (other, remote_iov, task, local_iov)
     capacity = sum(length for _, length in target_iov)
     total = 0
@@ -526,14 +526,6 @@ def membarrier(task: Task, command: Int, flags: UInt, cpu: Int) -> int:
         mm.membarrier |= command
         return 0
     for other in task.kernel.pids.tasks.values():
-        if (
-            other is not task
-            and other.slot is not None
-            and not other.exited
-            and (other.mm is mm or command != 8)
-            and other.routine is None
-            and not other.kicked
-        ):
-            other.kicked = True
-            other.slot.kick()
+        if other is not task and not other.exited and (other.mm is mm or command != 8) and other.routine is None:
+            kick(other)
     return 0

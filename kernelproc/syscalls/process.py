@@ -11,6 +11,7 @@ from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import NO_RETURN, FdNumber, Flags, Int, Pid, Size, ULong, UserAddress, _NoReturn
 from polynix.kernelproc.task import exec as task_exec
 from polynix.kernelproc.task import fork as task_fork
+from polynix.kernelproc.task.elf import MAX_ARG_STRLEN
 from polynix.kernelproc.task.exit import begin_group_exit, exit_task
 from polynix.kernelproc.task.fork import CloneArguments
 from polynix.kernelproc.task.wait import wait_for_child
@@ -29,8 +30,6 @@ CSIGNAL = 0xFF
 CLONE_LEGACY_FLAGS = 0xFFFFFFFF
 CLONE3_FLAGS = CLONE_LEGACY_FLAGS | 0x100000000 | 0x200000000
 WCLONE_BITS = 0xE0000000
-MAX_ARG_STRINGS = 0x7FFFFFFF
-MAX_ARG_STRLEN = 131072
 CLONE_ARGS_SIZE_VER0 = 64
 
 

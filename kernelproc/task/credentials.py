@@ -110,10 +110,6 @@ class Credentials:
         """Whether file access by ``gid``'s group class applies: the file system gid or a supplementary group."""
         return gid == self.fsgid or gid in self.groups
 
-    def in_effective_group(self, gid: int) -> bool:
-        """As ``in_group`` with the effective gid (Linux's in_egroup_p)."""
-        return gid == self.egid or gid in self.groups
-
     def after_uid_change(self, old: Credentials) -> Credentials:
         """Capabilities after the setuid family turned ``old`` into self: Linux's cap_emulate_setxuid (man 7 capabilities, "Effect of user ID changes")."""
         if old.securebits & SECBIT_NO_SETUID_FIXUP:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from polynix.kernelproc.signals import job_control, send
 from polynix.kernelproc.signals.siginfo import SigInfo
+from polynix.kernelproc.signals.wake import kick
 from polynix.kernelproc.task import cpu_time, futex, wait
 from polynix.kernelproc.uapi.poll import POLLIN
 from polynix.kernelproc.uapi.signal import SIGCHLD, SIGKILL
@@ -52,9 +53,8 @@ def end_soon(task: Task) -> None:
     assert status is not None
     if task.stopped or not task.mm.ready or _address_space_is_ending(task):
         exit_task(task, status)
-    elif task.slot is not None and not task.kicked:
-        task.kicked = True
-        task.slot.kick()
+    else:
+        kick(task)
 
 
 def _address_space_is_ending(task: Task) -> bool:
@@ -123,7 +123,7 @@ def _end_group(group: ThreadGroup, wait_status: int) -> None:
     job_control.group_exited(group, children)
     if autoreap:
         wait.release(group)
-    if kernel.init is group and not kernel.keeps_running:
+    if kernel.init is group:
         kernel.init_exited(group)
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
-PID_MAX = 4194304
-
 
 class PidTable:
     """All ids of a container. A number is free when no task, group, process group or session uses it."""

@@ -108,16 +108,6 @@ def begin_open(task: Task, dir_fd: int, path: bytes, flags: int, mode: int = 0, 
     return _finish_open(task, place, flags, False)
 
 
-def open_node(task: Task, place: NamespaceNode, flags: int) -> FileObject:
-    """Open a place that was found before (a descriptor of /proc/PID/fd, an O_PATH descriptor), with the checks of open(2), never blocking."""
-    if flags & O_PATH:
-        return FileObject(PathFileOps(), place.node, flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW), place)
-    result = _finish_open(task, place, flags, False)
-    if not isinstance(result, FileObject):
-        raise Errno(EAGAIN)
-    return result
-
-
 def open_exec(task: Task, dir_fd: int, path: bytes, *, follow: bool = True, empty_path: bool = False) -> FileObject:
     """Open a program or an interpreter: execute permission instead of read permission. Errors: EACCES unless a regular file on a mount that allows it."""
     place = lookup(task, dir_fd, path, follow=follow, empty_path=empty_path)

@@ -13,6 +13,7 @@ from polynix.kernelproc.fs.proc.memory_file import MemoryFile
 from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status_text
 from polynix.kernelproc.fs.pseudo import Directory, Link, TextFile
 from polynix.kernelproc.region_layout import TaskWord
+from polynix.kernelproc.task.ptrace_access import may_inspect
 from polynix.kernelproc.uapi.dirent import DT_DIR, DT_LNK, DT_REG
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
 from polynix.kernelproc.uapi.fcntl import O_CLOEXEC
@@ -26,16 +27,8 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.file_system import FileSystem
 
-CAP_SYS_PTRACE, CAP_SYS_RESOURCE = 19, 24
+CAP_SYS_RESOURCE = 24
 Entry = tuple[int, Callable[[Any], FsNodeOps]]  # type and permission bits, factory of node operations for a TaskDirectory
-
-
-def may_inspect(reader: Task, task: Task) -> bool:
-    """ptrace_may_access(PTRACE_MODE_READ)."""
-    if reader.group is task.group or reader.credentials.has_capability(CAP_SYS_PTRACE):
-        return True
-    mine, theirs = reader.credentials, task.credentials
-    return {theirs.uid, theirs.euid, theirs.suid} == {mine.fsuid} and {theirs.gid, theirs.egid, theirs.sgid} == {mine.fsgid} and bool(task.group.dumpable)
 
 
 def require_inspect(reader: Task, task: Task) -> None:

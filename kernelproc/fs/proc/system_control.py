@@ -46,11 +46,6 @@ def tunable(name: str, default: int, low: int = 0, high: int = (1 << 63) - 1) ->
     return text(read, store)
 
 
-def value_of(task: Task, name: str, default: int) -> int:
-    """What a tunable is set to, for the code that obeys it."""
-    return task.kernel.expando.get(Tunables).values.get(name, default)
-
-
 def _set_hostname(task: Task, content: bytes) -> None:
     if not task.credentials.has_capability(CAP_SYS_ADMIN):
         raise Errno(EPERM)
