@@ -5,6 +5,7 @@ The test process becomes the subreaper, so that every orphan of a killed contain
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
@@ -29,7 +30,9 @@ AT_ONCE = 4
 def build(name: str, *flags: str) -> str:
     """The guest program ``name``.c, compiled."""
     directory = Path(tempfile.gettempdir()) / f"polynix-guests-{os.getuid()}-{os.getpid()}"
-    directory.mkdir(exist_ok=True)
+    if not directory.exists():
+        directory.mkdir(0o755)
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
     directory.chmod(0o755)
     program = directory / name
     subprocess.run(["gcc", "-O1", "-Wall", *flags, "-o", program, GUESTS / f"{name}.c", "-lpthread"], check=True)
