@@ -1,4 +1,4 @@
-"""Vmo: memory that handles share, a POSIX shared memory object without a name."""
+"""Vmo: memory that handles share, a POSIX shared memory object without a name, or the content of a file of the host."""
 
 from __future__ import annotations
 
@@ -7,34 +7,77 @@ import secrets
 from typing import cast
 
 from polynix.ipc.handle import Handle, KernelObject
-from polynix.ipc.signals import Rights
+from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
 
 RIGHTS = Rights.BASIC | Rights.IO | Rights.PROPERTY | Rights.MAP | Rights.SIGNAL | Rights.RESIZE
+FILE_RIGHTS = RIGHTS & ~(Rights.WRITE | Rights.RESIZE)
 PAGE_SIZE = 4096
+SHM_DIRECTORY = "/dev/shm"
 
 
 class VmoObject(KernelObject):
-    """The memory; ``fd`` can be mapped."""
+    """The memory; ``fd``, which it owns, can be mapped. VMO_ZERO_CHILDREN is set while no child of it exists."""
 
-    def __init__(self, size: int) -> None:
-        import posix_ipc
-
-        super().__init__()
-        self.fd = -1
-        name = f"/polynix-vmo-{os.getpid()}-{secrets.token_hex(6)}"
-        try:
-            memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
-        except OSError as error:
-            raise ZxStatus(Status.NO_MEMORY, str(error)) from error
-        self.fd = memory.fd
-        memory.unlink()
+    def __init__(self, fd: int, size: int) -> None:
+        super().__init__(pending=Signals.VMO_ZERO_CHILDREN)
+        self.fd = fd
         self.size = size
+        self.num_children = 0
+
+    def new_child(self) -> ReferenceChild:
+        with self.lock:
+            child = ReferenceChild(self, os.dup(self.fd))
+            self.num_children += 1
+            self.update_signals(Signals.VMO_ZERO_CHILDREN, Signals.NONE)
+        return child
+
+    def child_gone(self) -> None:
+        with self.lock:
+            self.num_children -= 1
+            if self.num_children == 0:
+                self.update_signals(Signals.NONE, Signals.VMO_ZERO_CHILDREN)
 
     def on_zero_handles(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class ReferenceChild(VmoObject):
+    """The same memory again: its parent hears when nobody holds it any more (Zircon's ZX_VMO_CHILD_REFERENCE)."""
+
+    def __init__(self, parent: VmoObject, fd: int) -> None:
+        super().__init__(fd, parent.size)
+        self._parent = parent
+
+    def on_zero_handles(self) -> None:
+        super().on_zero_handles()
+        self.lock.after(self._parent.child_gone)
+
+
+def _new_memory(size: int) -> int:
+    """A descriptor of ``size`` bytes of zeros. /dev/shm is passed over where it is too small, or where nothing in it may be executed, as in containers."""
+    import posix_ipc
+
+    try:
+        directory = os.statvfs(SHM_DIRECTORY)
+        usable = not directory.f_flag & os.ST_NOEXEC and size <= directory.f_bavail * directory.f_frsize
+    except OSError:
+        usable = False
+    if not usable:
+        fd = os.memfd_create("polynix-vmo", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+    name = f"/polynix-vmo-{os.getpid()}-{secrets.token_hex(6)}"
+    memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
+    memory.unlink()
+    os.set_inheritable(memory.fd, False)
+    return int(memory.fd)
 
 
 class Vmo(Handle):
@@ -43,7 +86,26 @@ class Vmo(Handle):
     @classmethod
     def create(cls, size: int) -> Vmo:
         """``size`` bytes of zeros, rounded up to pages. Errors: OUT_OF_RANGE, NO_MEMORY."""
-        return cls(VmoObject(_pages(size)), RIGHTS)
+        size = _pages(size)
+        try:
+            return cls(VmoObject(_new_memory(size), size), RIGHTS)
+        except OSError as error:
+            raise ZxStatus(Status.NO_MEMORY, str(error)) from error
+
+    @classmethod
+    def of_file(cls, fd: int, size: int) -> Vmo:
+        """The first ``size`` bytes of a file or block device of the host, to be read only. ``fd`` is the Vmo's from now on."""
+        return cls(VmoObject(fd, size), FILE_RIGHTS)
+
+    def create_child(self) -> Vmo:
+        """A handle to the same memory that counts as a child of this one. Errors: ACCESS_DENIED without DUPLICATE."""
+        memory = cast(VmoObject, self._require(Rights.DUPLICATE))
+        return type(self)(memory.new_child(), self.rights)
+
+    @property
+    def num_children(self) -> int:
+        """Children that somebody holds."""
+        return self._memory.num_children
 
     @property
     def _memory(self) -> VmoObject:

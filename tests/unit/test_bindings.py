@@ -375,6 +375,8 @@ def test_ordinals_of_the_declared_protocols() -> None:
         "Manager.RegisterWakeWatcher": 0x456D74519EB65B41,
         "Manager.CreatePager": 0x49D14958B736198B,
         "Pager.RegisterFile": 0x4F85A2CE6CAE4AED,
+        "Pager.AddExtents": 0x1F71162A5110BB97,
+        "Pager.PageIn": 0x15173A2D562381F0,
         "Controller.VsockConnect": 0x494A469A8943213B,
         "Controller.SpawnConsole": 0x76EB46FDC63AA8B8,
         "Controller.GetVmoReferences": 0x47A7F039BB97F173,
