@@ -24,6 +24,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+AS_NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
 _MARK = re.compile(r"^\[ (RUN|OK|SKIP|FAIL|DIED) \] (.+)$")
 
 
@@ -41,6 +42,16 @@ def environment(home: Path | str, **extra: str) -> dict[str, str]:
         "PWD": str(home),
     }
     return {**base, **extra}
+
+
+def need_others_to_read() -> None:
+    """Skip where another user can't run polynix: without setpriv, or from a checkout below a private directory, as /root is."""
+    import pytest
+
+    if AS_NOBODY and shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv")
+    if AS_NOBODY and subprocess.run([*AS_NOBODY, "test", "-r", __file__], check=False).returncode != 0:
+        pytest.skip(f"other users can't read this checkout: clone it where they can, not below {ROOT.parent}")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from harness import POLYNIX, Outcome, execute
+from harness import AS_NOBODY, POLYNIX, Outcome, execute, need_others_to_read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from integration.audit import Audit, audit_fixture, build  # noqa: F401
@@ -75,8 +75,8 @@ def test_wrong_architecture_and_old_kernel(audit: Audit) -> None:
 
 
 def unprivileged(*limits: str) -> list[str]:
-    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if ROOT else []
-    return ["bash", "-c", "".join(f"ulimit {limit} && " for limit in limits) + 'exec "$@"', "bash", *drop]
+    need_others_to_read()
+    return ["bash", "-c", "".join(f"ulimit {limit} && " for limit in limits) + 'exec "$@"', "bash", *AS_NOBODY]
 
 
 def open_to_all(audit: Audit) -> None:

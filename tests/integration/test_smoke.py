@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 
 import pytest
-from harness import POLYNIX, Outcome, execute, run_cases
+from harness import AS_NOBODY, POLYNIX, Outcome, execute, need_others_to_read, run_cases
 from integration.audit import Audit, audit_fixture, build  # noqa: F401
 from userspace.programs import HERE, cases_of, command, directives, native_results
 
 PROGRAMS = ("exec.c", "fork_wait.c", "futex.c", "memfd.c", "mmap.c", "pipes.c", "signals_handlers.c", "sockets.c", "threads.c", "vfork.c")
 ROOT = os.geteuid() == 0
-UNPRIVILEGED = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if ROOT else []
-USELESS_SHM = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o noexec none /dev/shm && exec "$@"', "sh", *UNPRIVILEGED]
-NO_SHM = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh", *UNPRIVILEGED]
+USELESS_SHM = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o noexec none /dev/shm && exec "$@"', "sh", *AS_NOBODY]
+NO_SHM = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh", *AS_NOBODY]
 
 HOSTS: dict[str, tuple[list[str], dict[str, str]]] = {
-    "unprivileged": (UNPRIVILEGED, {}),
+    "unprivileged": (AS_NOBODY, {}),
     "memfds": ([], {"POLYNIX_FORCE_MEMFD": "1"}),
-    "unprivileged memfds": (UNPRIVILEGED, {"POLYNIX_FORCE_MEMFD": "1"}),
+    "unprivileged memfds": (AS_NOBODY, {"POLYNIX_FORCE_MEMFD": "1"}),
     "noexec shm": (USELESS_SHM, {}),
     "read-only shm": (NO_SHM, {}),
 }
@@ -45,9 +43,9 @@ Runner = Callable[..., Outcome]
 def run(audit: Audit, request: pytest.FixtureRequest) -> Runner:
     if request.param in NEEDS_ROOT and not ROOT:
         pytest.skip("needs root to arrange")
-    if ROOT and shutil.which("setpriv") is None:
-        pytest.skip("needs setpriv")
     wrapper, environment = HOSTS[request.param]
+    if request.param != "memfds":
+        need_others_to_read()
     audit.directory.chmod(0o755)
     audit.run_directory.chmod(0o777)
 
