@@ -20,12 +20,21 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 RESTRICTED = Path("addrspace/restricted")
 PACKAGES = ("polynix", "addrspace", "ipc", "kernelproc", "runner", "tools")
-STUB_TEXT = 0x7FF8_0000_0000  # checked against layout.h below
+STUB_TEXT, GUEST_VDSO = 0x7FF8_0000_0000, 0x7FF8_0000_2000  # checked against layout.h below
+FREESTANDING = [
+    *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-mgeneral-regs-only"),
+    *("-fcf-protection=none", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--build-id=none", "-Wl,-z,noexecstack"),
+    "-Wl,-z,max-page-size=4096",
+]
 STUB_FLAGS = [
-    *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fpie"),
-    *("-mgeneral-regs-only", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"),
-    *("-nostdlib", "-static", "-no-pie", f"-Wl,--defsym=stub_base={STUB_TEXT:#x}", "-Wl,--build-id=none"),
-    *("-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096"),
+    *FREESTANDING,
+    *("-fpie", "-fno-asynchronous-unwind-tables", "-static", "-no-pie"),
+    *(f"-Wl,--defsym=stub_base={STUB_TEXT:#x}", f"-Wl,--defsym=guest_vdso={GUEST_VDSO:#x}"),
+]
+VDSO_FLAGS = [
+    *FREESTANDING,
+    *("-fPIC", "-shared", "-s", "-fasynchronous-unwind-tables", "-Wl,--eh-frame-hdr"),
+    *("-Wl,-soname=linux-vdso.so.1", "-Wl,--hash-style=both", "-Wl,-Bsymbolic"),
 ]
 
 
@@ -56,15 +65,22 @@ class BuildExtensions(build_ext):
         return Path(self.build_lib) / "polynix" / RESTRICTED / "stub"
 
     def build_stub(self) -> None:
-        if f"#define STUB_TEXT {STUB_TEXT:#x}\n" not in (ROOT / RESTRICTED / "layout.h").read_text():
-            raise SystemExit("polynix: STUB_TEXT in setup.py and layout.h differ")
+        layout = (ROOT / RESTRICTED / "layout.h").read_text()
+        for name, value in (("STUB_TEXT", STUB_TEXT), ("GUEST_VDSO", GUEST_VDSO)):
+            if f"#define {name} {value:#x}\n" not in layout:
+                raise SystemExit(f"polynix: {name} in setup.py and layout.h differ")
         target = self.stub_path()
         target.parent.mkdir(parents=True, exist_ok=True)
-        source = RESTRICTED / "stub.c"
-        command = [*compiler(), *STUB_FLAGS, f"-Wl,-T,{RESTRICTED / 'stub.ld'}", "-o", str(target), str(source)]
-        if subprocess.run(command, cwd=ROOT).returncode != 0:
-            raise SystemExit("polynix: the C compiler could not build the stub (see above)")
+        vdso = Path(self.build_temp).resolve() / "vdso"
+        vdso.parent.mkdir(parents=True, exist_ok=True)
+        self.link("vdso", [*VDSO_FLAGS], vdso)
+        self.link("stub", [*STUB_FLAGS, f'-DVDSO_IMAGE="{vdso}"'], target)
         target.chmod(0o755)
+
+    def link(self, name: str, flags: list[str], target: Path) -> None:
+        command = [*compiler(), *flags, f"-Wl,-T,{RESTRICTED / f'{name}.ld'}", "-o", str(target), str(RESTRICTED / f"{name}.c")]
+        if subprocess.run(command, cwd=ROOT).returncode != 0:
+            raise SystemExit(f"polynix: the C compiler could not build the {name} (see above)")
 
     def get_outputs(self) -> list[str]:
         return [*super().get_outputs(), str(self.stub_path())]
@@ -80,7 +96,7 @@ def extension(name: str, files: list[str], depends: list[str]) -> Extension:
     )
 
 
-restricted = [path for path in sources("addrspace/restricted/*.c") if not path.endswith("/stub.c")]
+restricted = [path for path in sources("addrspace/restricted/*.c") if not path.endswith(("/stub.c", "/vdso.c"))]
 usercopy = sources("addrspace/_usercopy*.c", "addrspace/usercopy/*.c")
 extensions = [extension("polynix.addrspace._restricted", restricted, sources("addrspace/restricted/*.h"))]
 if usercopy:

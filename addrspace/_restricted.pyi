@@ -11,7 +11,9 @@ from typing_extensions import Buffer
 # Address layout of a restricted process.
 GUEST_LIMIT: Final[int]
 STUB_TEXT: Final[int]
+GUEST_VDSO: Final[int]
 VDSO_BASE: Final[int]
+VDSO_END: Final[int]
 VDSO_ADDRESS: Final[int]
 KERNEL_PAGE: Final[int]
 CONTROL_BASE: Final[int]
@@ -31,6 +33,14 @@ MAX_PASSED_FDS: Final[int]
 
 KICK_SIGNAL: Final[int]
 BATCH_CAPACITY: Final[int]
+
+# Words for Monitor.publish.
+SUSPENDED_NS: Final[int]
+HOST_CLOCK_GETTIME: Final[int]
+HOST_GETTIMEOFDAY: Final[int]
+HOST_TIME: Final[int]
+HOST_CLOCK_GETRES: Final[int]
+HOST_GETCPU: Final[int]
 
 # Slot.reason.
 READY: Final[int]
@@ -89,6 +99,7 @@ class Monitor:
     def modify(self, fd: int, events: int, token: int, /) -> None: ...
     def unwatch(self, fd: int, /) -> None: ...
     def wake(self) -> None: ...
+    def publish(self, index: int, value: int, /) -> None: ...
     def close(self) -> None: ...
 
 class Stub:

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from polynix.kernelproc.clock import AlarmDeadline
 from polynix.kernelproc.errno import ERESTARTSYS, Errno
 from polynix.kernelproc.spin_policy import SpinPolicy
 
@@ -102,8 +103,10 @@ class Engine:
         self.handle_exit: Callable[[Slot], None] = _no_exit_handler
         self.spin = SpinPolicy(monitor)
         self._ready: deque[tuple[Routine, Any, BaseException | None]] = deque()
-        self._timers: list[tuple[int, int, Timer]] = []
+        self._timers: list[tuple[int, int, Timer]] = []  # of CLOCK_MONOTONIC
+        self._boottime_timers: list[tuple[int, int, Timer]] = []
         self._sweep_at = SWEEP_TIMERS
+        self.on_alarm: Callable[[], None] = _no_alarm  # an AlarmDeadline passed while the clock was stopped
         self._sequence = itertools.count()
         self._events: dict[int, Callable[[int], None]] = {}
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from other threads
@@ -173,9 +176,9 @@ class Engine:
     # -- timers -----------------------------------------------------------------------------------------------------------------------------
 
     def call_at(self, deadline_ns: int, callback: Callable[..., object], *arguments: Any) -> Timer:
-        """Call ``callback(*arguments)`` when the monotonic clock reaches ``deadline_ns``."""
+        """Call ``callback(*arguments)`` when the monotonic clock reaches ``deadline_ns``, or CLOCK_BOOTTIME a ``BoottimeDeadline``."""
         timer = Timer(deadline_ns, callback, arguments)
-        timers = self._timers
+        timers = self._timers if type(deadline_ns) is int else self._boottime_timers
         if len(timers) >= self._sweep_at:
             # In place: a callback of _expire_timers may be the caller.
             timers[:] = [entry for entry in timers if entry[2].callback is not None]
@@ -235,7 +238,7 @@ class Engine:
         while ready:
             self._call(self._step, *ready.popleft())
             ready = self._ready  # kill() may have replaced it
-        timeout = self._expire_timers() if self._timers else -1
+        timeout = self._expire_timers() if self._timers or self._boottime_timers else -1
         if self._stopped:
             return
         if timeout == 0 or self._ready or self._messages:
@@ -277,24 +280,47 @@ class Engine:
 
     def _expire_timers(self) -> int:
         """Run due timers; returns ns until the next one, 0 if something is due or ready, -1 for never."""
-        timers = self._timers
-        now = self.clock.monotonic_ns()
+        clock = self.clock
+        left = self._expire(self._timers, clock.monotonic_ns())
+        if clock.stopped:
+            left = self._next_alarm()
+        elif self._boottime_timers:
+            other = self._expire(self._boottime_timers, clock.boottime_ns())
+            left = other if left < 0 else left if other < 0 else min(left, other)
+        return 0 if self._ready else left
+
+    def _expire(self, timers: list[tuple[int, int, Timer]], now: int) -> int:
         while timers:
             deadline, _, timer = timers[0]
             if timer.callback is None:
                 heapq.heappop(timers)
                 continue
             if deadline > now:
-                return 0 if self._ready else min(deadline - now, LONGEST_SLEEP_NS)
+                return min(deadline - now, LONGEST_SLEEP_NS)
             heapq.heappop(timers)
             callback, arguments = timer.callback, timer.arguments
             timer.cancel()
             self._call(callback, *arguments)
-        return 0 if self._ready else -1
+        return -1
+
+    def _next_alarm(self) -> int:
+        """The clock stands still: ns until the first timer that ends that, -1 for never. One that is due is told, and goes off with the others."""
+        alarms = [deadline for deadline, _, timer in self._boottime_timers if timer.active and isinstance(deadline, AlarmDeadline)]
+        if not alarms:
+            return -1
+        left = self.clock.until(min(alarms))
+        if left > 0:
+            return min(left, LONGEST_SLEEP_NS)
+        self.on_alarm()
+        return -1 if self.clock.stopped else 0
 
 
 def _no_exit_handler(slot: Slot) -> None:
     raise RuntimeError(f"guest exit without a system call loop: {slot!r}")
+
+
+def _no_alarm() -> None:
+    """Nobody stops the clock."""
 
 
 def _log_failure(name: str) -> Callable[[Any, BaseException | None], None]:

@@ -15,9 +15,11 @@ import resource
 import select
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
-from polynix.addrspace._restricted import Monitor
+from polynix.addrspace._restricted import SUSPENDED_NS, Monitor
+from polynix.addrspace.host_vdso import publish_host_vdso
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.region import RegionFactory, SharedMemoryUnavailable
 from polynix.addrspace.stub_pool import StubPool
@@ -93,7 +95,8 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     root = os.geteuid() == 0
     try:
         monitor = Monitor(_stub_path(), NOBODY if root else -1, NOBODY if root else -1)
-        clock = HostClock()
+        publish_host_vdso(monitor)
+        clock = HostClock(partial(monitor.publish, SUSPENDED_NS))
         kernel = Kernel(Engine(monitor, clock), clock)
         kernel.region = SharedRegion()  # before the factory hides the host's /dev/shm
         kernel.memory = RegionFactory(options.memory_limit, force_memfd=bool(os.environ.get("POLYNIX_FORCE_MEMFD")))

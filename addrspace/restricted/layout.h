@@ -7,8 +7,8 @@
  * A restricted process looks like this; nothing else is mapped in it when its guest starts:
  *
  *   0 .. GUEST_LIMIT          the guest's own maps
- *   STUB_TEXT                 the stub, one read-execute segment
- *   VDSO_ADDRESS              the host's vdso (its vvar pages lie just below)
+ *   STUB_TEXT                 the stub, one read-execute segment; in it, at GUEST_VDSO, the vdso that guests see (vdso.c)
+ *   VDSO_ADDRESS              the host's vdso, which ours calls (its vvar pages lie just below)
  *   KERNEL_PAGE               read-only: words that the kernel process publishes to all stubs
  *   CONTROL_BASE              control area: SLOT_COUNT slots, shared with the kernel process
  *
@@ -22,7 +22,9 @@
 
 #define GUEST_LIMIT 0x7ff000000000
 #define STUB_TEXT 0x7ff800000000
+#define GUEST_VDSO 0x7ff800002000
 #define VDSO_BASE 0x7ff900000000
+#define VDSO_END 0x7ff901000000
 #define VDSO_ADDRESS 0x7ff900100000
 #define KERNEL_PAGE 0x7ffa00000000
 #define CONTROL_BASE 0x7ffb00000000
@@ -132,16 +134,30 @@ struct control {
 /* KERNEL_PAGE, written by the kernel process only. */
 struct kernel_page {
     uint32_t kernel_sleeps; /* ring the doorbell at exit */
+    uint32_t unused;
+    /* For the guest's vdso: what its stopping clocks lag behind the host's, and the host's functions (0: there is none). */
+    int64_t suspended_ns;
+    uint64_t host_clock_gettime, host_gettimeofday, host_time, host_clock_getres, host_getcpu;
 };
+
+/* Indices of the words that Monitor.publish stores. */
+#define PAGE_WORD(member) (__builtin_offsetof(struct kernel_page, member) / 8)
+#define SUSPENDED_NS PAGE_WORD(suspended_ns)
+#define HOST_CLOCK_GETTIME PAGE_WORD(host_clock_gettime)
+#define HOST_GETTIMEOFDAY PAGE_WORD(host_gettimeofday)
+#define HOST_TIME PAGE_WORD(host_time)
+#define HOST_CLOCK_GETRES PAGE_WORD(host_clock_getres)
+#define HOST_GETCPU PAGE_WORD(host_getcpu)
 
 _Static_assert(sizeof(struct host_call) == 64, "one call, one line");
 _Static_assert(sizeof(struct control) == CONTROL_SIZE, "slot layout");
 _Static_assert(CONTROL_SIZE - __builtin_offsetof(struct control, start_stack) >= 768, "room for the first stack");
 
 #define LAYOUT_CONSTANTS(X) \
-    X(GUEST_LIMIT) X(STUB_TEXT) X(VDSO_BASE) X(VDSO_ADDRESS) X(KERNEL_PAGE) X(CONTROL_BASE) \
+    X(GUEST_LIMIT) X(STUB_TEXT) X(GUEST_VDSO) X(VDSO_BASE) X(VDSO_END) X(VDSO_ADDRESS) X(KERNEL_PAGE) X(CONTROL_BASE) \
     X(SLOT_SIZE) X(CONTROL_SIZE) X(SLOT_COUNT) X(CONTROL_AREA_SIZE) \
     X(DOORBELL_FD) X(CONTROL_FD) X(REGION_FD) X(SOCKET_FD) X(KERNEL_PAGE_FD) X(FIRST_INSTALLED_FD) X(MAX_PASSED_FDS) \
-    X(KICK_SIGNAL) X(READY) X(SYSCALL) X(SIGNAL) X(KICK) X(BATCH) X(THREAD_STARTED) X(HOSTILE) X(BATCH_CAPACITY)
+    X(KICK_SIGNAL) X(READY) X(SYSCALL) X(SIGNAL) X(KICK) X(BATCH) X(THREAD_STARTED) X(HOSTILE) X(BATCH_CAPACITY) \
+    X(SUSPENDED_NS) X(HOST_CLOCK_GETTIME) X(HOST_GETTIMEOFDAY) X(HOST_TIME) X(HOST_CLOCK_GETRES) X(HOST_GETCPU)
 
 #endif

@@ -142,6 +142,20 @@ static PyObject *monitor_wake(Monitor *monitor, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *monitor_publish(Monitor *monitor, PyObject *args)
+{
+    unsigned int index;
+    long long value;
+    if (!PyArg_ParseTuple(args, "IL:publish", &index, &value) || monitor_check_open(monitor) < 0)
+        return NULL;
+    if (index < 1 || index >= sizeof *monitor->page / 8) {
+        PyErr_SetString(PyExc_IndexError, "no such word");
+        return NULL;
+    }
+    __atomic_store_n((int64_t *)monitor->page + index, value, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
 static PyObject *monitor_spawn(Monitor *monitor, PyObject *region)
 {
     int descriptor = PyObject_AsFileDescriptor(region);
@@ -341,6 +355,7 @@ static PyMethodDef methods[] = {
     {"watch", (PyCFunction)monitor_watch, METH_VARARGS, "watch(fd, events, token)"},
     {"modify", (PyCFunction)monitor_modify, METH_VARARGS, "modify(fd, events, token)"},
     {"unwatch", (PyCFunction)monitor_unwatch, METH_VARARGS, "unwatch(fd)"},
+    {"publish", (PyCFunction)monitor_publish, METH_VARARGS, "publish(index, value): store a word of the page that all stubs can read"},
     {"wake", (PyCFunction)monitor_wake, METH_NOARGS, "make wait() return; from any thread"},
     {"close", (PyCFunction)monitor_close, METH_NOARGS, "give everything back"},
     {NULL, NULL, 0, NULL},

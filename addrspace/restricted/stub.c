@@ -107,6 +107,9 @@ __asm__(
     "    hlt\n");
 _Static_assert(SLOT_SIZE == 0x8000, "the masks above");
 
+/* The guest's vdso (vdso.c), linked beforehand, as it is; stub.ld puts it at GUEST_VDSO. */
+__asm__(".section .vdso, \"a\"\n .incbin \"" VDSO_IMAGE "\"\n .text\n");
+
 #define CALL_OF_6(n, a, b, c, d, e, f, ...) \
     host_call(n, (uint64_t)(a), (uint64_t)(b), (uint64_t)(c), (uint64_t)(d), (uint64_t)(e), (uint64_t)(f))
 #define HOST(number, ...) CALL_OF_6(__NR_##number, ##__VA_ARGS__, 0, 0, 0, 0, 0, 0)
@@ -378,7 +381,7 @@ _Noreturn void settle(struct control *first, uint64_t parts)
 {
     uint64_t kept[][2] = {
         {STUB_TEXT, ((uint64_t)stub_end + PAGE_BYTES - 1) & -(uint64_t)PAGE_BYTES},
-        {VDSO_BASE, parts ? VDSO_BASE + 0x1000000 : VDSO_BASE},
+        {VDSO_BASE, parts ? VDSO_END : VDSO_BASE},
         {KERNEL_PAGE, KERNEL_PAGE + KERNEL_PAGE_SIZE},
         {CONTROL_BASE, CONTROL_BASE + CONTROL_AREA_SIZE},
         {TASK_LIMIT, TASK_LIMIT},

@@ -231,10 +231,7 @@ def timerfd_settime(task: Task, fd: FdNumber, flags: Flags, new_value: UserAddre
         return -EINVAL
     timer = _timerfd(task, fd)
     left = timer.left()
-    value = value_s * NANOSECONDS + value_ns
-    if value and not flags & TFD_TIMER_ABSTIME:
-        value += timer.now()
-    timer.set(value, interval_s * NANOSECONDS + interval_ns, flags)
+    timer.set(value_s * NANOSECONDS + value_ns, interval_s * NANOSECONDS + interval_ns, flags)
     if old_value:
         _export_itimerspec(task, old_value, left)
     return 0

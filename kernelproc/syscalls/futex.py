@@ -11,6 +11,7 @@ from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Pid, Size, UInt, ULong
+from polynix.kernelproc.task.clocks import deadline_of
 from polynix.kernelproc.task.futex import FutexTable, wake_op
 from polynix.kernelproc.uapi.capability import CAP_SYS_PTRACE
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH
@@ -32,6 +33,7 @@ from polynix.kernelproc.uapi.futex import (
     FUTEX_WAKE_BITSET,
     FUTEX_WAKE_OP,
 )
+from polynix.kernelproc.uapi.time import CLOCK_MONOTONIC, CLOCK_REALTIME
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.futex import Key
@@ -124,17 +126,12 @@ def _wake(task: Task, address: UserAddress, count: int, bitset: int) -> int:
 
 
 def _deadline(task: Task, address: UserAddress, *, relative: bool, realtime: bool) -> int:
-    """The monotonic time that a timespec argument means. Errors: EFAULT, EINVAL."""
+    """What the engine must wait for when a timespec argument is meant. Errors: EFAULT, EINVAL."""
     seconds, nanoseconds = _TIMESPEC.unpack(task.copy_in(address, _TIMESPEC.size))
     if seconds < 0 or not 0 <= nanoseconds < 1_000_000_000:
         raise Errno(EINVAL)
     time: int = seconds * 1_000_000_000 + nanoseconds
-    clock = task.kernel.clock
-    if relative:
-        time += clock.monotonic_ns()
-    elif realtime:
-        time += clock.monotonic_ns() - clock.realtime_ns()
-    return time
+    return deadline_of(task.kernel.clock, CLOCK_REALTIME if realtime and not relative else CLOCK_MONOTONIC, time, not relative)
 
 
 async def _wait(task: Task, address: UserAddress, key: Key, value: int, deadline: int | None, bitset: int) -> int:

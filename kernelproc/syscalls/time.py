@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from polynix.addrspace._restricted import VDSO_BASE, VDSO_END
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Int, UInt, UserAddress
-from polynix.kernelproc.task.clocks import ALARM, COARSE, NANOSECONDS, cpu_clock, monotonic_deadline, read_clock, wall_clock_ns
+from polynix.kernelproc.task.clocks import ALARM, COARSE, NANOSECONDS, STOPPING, cpu_clock, deadline_of, read_clock, wall_clock_ns
 from polynix.kernelproc.task.cpu_timers import CpuTimer, CpuTimers
 from polynix.kernelproc.task.interval_timers import IntervalTimers
 from polynix.kernelproc.task.posix_timers import PosixTimer, PosixTimers
@@ -65,7 +66,11 @@ def write_timespec(task: Task, address: UserAddress, nanoseconds: int) -> None:
 @syscall()
 def clock_gettime(task: Task, clock: Int, address: UserAddress) -> int:
     """man 2 clock_gettime"""
-    write_timespec(task, address, read_clock(task, clock))
+    now = read_clock(task, clock)
+    slot = task.slot
+    if clock in STOPPING and slot is not None and VDSO_BASE <= slot.ip < VDSO_END:
+        now += task.kernel.clock.suspended_ns  # the host's vdso asks on behalf of ours, which will take it off
+    write_timespec(task, address, now)
     return 0
 
 
@@ -159,13 +164,11 @@ def _adjust(task: Task, address: UserAddress) -> int:
 
 
 async def sleep_until(task: Task, deadline_ns: int, remainder: UserAddress | None) -> int:
-    """Sleep until the engine's clock shows ``deadline_ns``; interrupted, store the rest at ``remainder`` and leave a restart
-    block.
-    """
+    """Sleep until ``deadline_ns`` (see ``deadline_of``); interrupted, store the rest at ``remainder`` and leave a restart block."""
     try:
         await wait((), deadline_ns)
     except Interrupted:
-        left = deadline_ns - task.kernel.clock.monotonic_ns()
+        left = task.kernel.clock.until(deadline_ns)
         if left <= 0:
             return 0
         if remainder:
@@ -179,7 +182,7 @@ async def sleep_until(task: Task, deadline_ns: int, remainder: UserAddress | Non
 async def nanosleep(task: Task, request: UserAddress, remainder: UserAddress) -> int:
     """man 2 nanosleep"""
     duration = read_timespec(task, request)
-    return await sleep_until(task, monotonic_deadline(task.kernel.clock, CLOCK_MONOTONIC, duration, False), remainder)
+    return await sleep_until(task, deadline_of(task.kernel.clock, CLOCK_MONOTONIC, duration, False), remainder)
 
 
 @syscall()
@@ -201,7 +204,7 @@ async def clock_nanosleep(task: Task, clock: Int, flags: Flags, request: UserAdd
         return await _sleep_cpu(
             task, read, duration if absolute else read() + duration, None if absolute else remainder, absolute
         )
-    deadline = monotonic_deadline(task.kernel.clock, clock, duration, absolute)
+    deadline = deadline_of(task.kernel.clock, clock, duration, absolute)
     if not absolute:
         return await sleep_until(task, deadline, remainder)
     try:

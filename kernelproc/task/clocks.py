@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from polynix.kernelproc.clock import AlarmDeadline, BoottimeDeadline
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.task.cpu_time import group_cpu_ns, group_cpu_time, thread_cpu_ns, thread_cpu_time
 from polynix.kernelproc.uapi.errno import EINVAL
@@ -35,6 +36,7 @@ _REALTIME = (CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_REALTIME_ALARM)
 _MONOTONIC = (CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE)
 _BOOTTIME = (CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM)
 COARSE = (CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE)
+STOPPING = (CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_MONOTONIC_RAW)  # during a suspend
 ALARM = (CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM)
 
 # A dynamic CPU clock (clock_getcpuclockid, pthread_getcpuclockid): the inverted pid above three bits.
@@ -102,13 +104,25 @@ def read_clock(task: Task, which: int) -> int:
     return reading
 
 
-def monotonic_deadline(clock: Clock, which: int, value_ns: int, absolute: bool) -> int:
-    """When the engine's clock will show what clock ``which`` shows at ``value_ns`` (of a wall clock; relative unless
-    ``absolute``).
+def timer_clock(which: int, absolute: bool) -> int:
+    """The clock that a timer of ``which`` runs on: as in Linux, relative times of CLOCK_REALTIME are CLOCK_MONOTONIC's."""
+    return CLOCK_MONOTONIC if which == CLOCK_REALTIME and not absolute else which
+
+
+def deadline_of(clock: Clock, which: int, value_ns: int, absolute: bool) -> int:
+    """What the engine must wait for when someone waits for ``value_ns`` of wall clock ``which`` (relative unless ``absolute``): a time of
+    CLOCK_MONOTONIC, or a BoottimeDeadline for the clocks that go on during a suspend.
     """
-    now = clock.monotonic_ns()
-    if absolute:
+    which = timer_clock(which, absolute)
+    monotonic = which == CLOCK_MONOTONIC
+    now = clock.monotonic_ns() if monotonic else clock.boottime_ns()
+    if not absolute:
+        value_ns += now
+    elif not monotonic and which not in _BOOTTIME:
         reading = wall_clock_ns(clock, which)
         assert reading is not None
-        value_ns -= reading
-    return min(now + value_ns, FOREVER_NS)
+        value_ns += now - reading
+    deadline = min(value_ns, FOREVER_NS)
+    if monotonic:
+        return deadline
+    return AlarmDeadline(deadline) if which in ALARM else BoottimeDeadline(deadline)

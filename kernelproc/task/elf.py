@@ -10,7 +10,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from polynix.addrspace._restricted import VDSO_ADDRESS
+from polynix.addrspace._restricted import GUEST_VDSO
 from polynix.addrspace.memory_manager import (
     MMAP_MIN_ADDRESS,
     PIE_BASE,
@@ -268,7 +268,7 @@ def build_stack(
     platform_address = (base - len(platform)) & ~15
     random_address = platform_address - 16
     auxiliary = [
-        (auxvec.AT_SYSINFO_EHDR, VDSO_ADDRESS),
+        (auxvec.AT_SYSINFO_EHDR, GUEST_VDSO),
         (auxvec.AT_HWCAP, _getauxval(auxvec.AT_HWCAP)),
         (auxvec.AT_PAGESZ, 4096),
         (auxvec.AT_CLKTCK, 100),

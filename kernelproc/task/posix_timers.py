@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.send import IGNORED, PendingCounts, send_to_group, send_to_task
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.task.clocks import FOREVER_NS, cpu_clock, wall_clock_ns
+from polynix.kernelproc.task.clocks import FOREVER_NS, cpu_clock, deadline_of, timer_clock, wall_clock_ns
 from polynix.kernelproc.task.cpu_timers import CpuTimer, CpuTimers
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL
 from polynix.kernelproc.uapi.resource import RLIMIT_SIGPENDING
@@ -31,7 +31,7 @@ class PosixTimer:
     """One timer. ``deadline_ns`` is in its own clock's time."""
 
     __slots__ = (
-        "_armed", "_read", "_target", "_which", "charged_uid", "deadline_ns", "group", "interval_ns", "notify", "overrun",
+        "_armed", "_clock", "_read", "_target", "_which", "charged_uid", "deadline_ns", "group", "interval_ns", "notify", "overrun",
         "overrun_last", "owes_rearm", "queued", "signo", "timer_id", "value",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class PosixTimer:
         self.group = task.group
         self.timer_id = timer_id
         self._which = which
+        self._clock = which  # that the present setting runs on
         self._read = read  # of a CPU clock
         self.notify = notify
         self.signo = signo
@@ -66,7 +67,7 @@ class PosixTimer:
     def _now(self) -> int:
         if self._read is not None:
             return self._read()
-        reading = wall_clock_ns(self.group.kernel.clock, self._which)
+        reading = wall_clock_ns(self.group.kernel.clock, self._clock)
         assert reading is not None
         return reading
 
@@ -85,6 +86,7 @@ class PosixTimer:
         self.interval_ns = 0
         self.deadline_ns = 0
         if value_ns:
+            self._clock = timer_clock(self._which, absolute)
             self.interval_ns = interval_ns
             self.deadline_ns = value_ns if absolute else min(self._now() + value_ns, FOREVER_NS)
             self._arm()
@@ -121,9 +123,7 @@ class PosixTimer:
             CpuTimers.of(self.group).add(timer)
             return
         kernel = self.group.kernel
-        self._armed = kernel.engine.call_at(
-            min(kernel.clock.monotonic_ns() + self.deadline_ns - self._now(), FOREVER_NS), self._expired
-        )
+        self._armed = kernel.engine.call_at(deadline_of(kernel.clock, self._clock, self.deadline_ns, True), self._expired)
 
     def _disarm(self) -> None:
         if isinstance(self._armed, CpuTimer):

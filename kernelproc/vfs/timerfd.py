@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from polynix.kernelproc.task.clocks import FOREVER_NS, deadline_of, timer_clock, wall_clock_ns
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL
 from polynix.kernelproc.uapi.poll import POLLIN
-from polynix.kernelproc.uapi.time import CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM, CLOCK_REALTIME, CLOCK_REALTIME_ALARM
+from polynix.kernelproc.uapi.timerfd import TFD_TIMER_ABSTIME
 from polynix.kernelproc.vfs.anon import AnonFileOps
 from polynix.kernelproc.wait_queue import WaitQueue
 
@@ -27,14 +27,7 @@ class TimerFdOps(AnonFileOps):
     def __init__(self, kernel: Kernel, clock_id: int) -> None:
         self.kernel = kernel
         self.clock_id = clock_id
-        clock = kernel.clock
-        self.now: Callable[[], int] = (
-            clock.realtime_ns
-            if clock_id in (CLOCK_REALTIME, CLOCK_REALTIME_ALARM)
-            else clock.boottime_ns
-            if clock_id in (CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM)
-            else clock.monotonic_ns
-        )
+        self._runs_on = clock_id  # the clock of the present setting
         self.deadline_ns = 0  # of the timer's clock; 0: disarmed
         self.interval_ns = 0
         self.ticks = 0
@@ -43,15 +36,23 @@ class TimerFdOps(AnonFileOps):
         self.queue = WaitQueue()
         self._timer: Timer | None = None
 
-    def set(self, deadline_ns: int, interval_ns: int, flags: int) -> None:
-        """Arm for ``deadline_ns`` of the timer's clock (0: disarm) and then every ``interval_ns``."""
+    def now(self) -> int:
+        """What the timer's clock shows."""
+        reading = wall_clock_ns(self.kernel.clock, self._runs_on)
+        assert reading is not None
+        return reading
+
+    def set(self, value_ns: int, interval_ns: int, flags: int) -> None:
+        """Arm for ``value_ns`` of the timer's clock (0: disarm), from now on unless TFD_TIMER_ABSTIME, and then every ``interval_ns``."""
         self._cancel()
         self.ticks = 0
         self.expired = False
-        self.deadline_ns = deadline_ns
+        absolute = bool(flags & TFD_TIMER_ABSTIME)
+        self._runs_on = timer_clock(self.clock_id, absolute)
+        self.deadline_ns = value_ns if absolute or not value_ns else min(value_ns + self.now(), FOREVER_NS)
         self.interval_ns = interval_ns
         self.settime_flags = flags
-        if deadline_ns:
+        if value_ns:
             self._arm()
 
     def left(self) -> tuple[int, int]:
@@ -62,11 +63,10 @@ class TimerFdOps(AnonFileOps):
         return max(1, self.deadline_ns - self.now()), self.interval_ns
 
     def _arm(self) -> None:
-        delay = self.deadline_ns - self.now()
-        if delay <= 0:
+        if self.deadline_ns <= self.now():
             self._fire()
         else:
-            self._timer = self.kernel.engine.call_later(delay, self._fire)
+            self._timer = self.kernel.engine.call_at(deadline_of(self.kernel.clock, self._runs_on, self.deadline_ns, True), self._fire)
 
     def _fire(self) -> None:
         if self.now() < self.deadline_ns:  # a clock that was set back

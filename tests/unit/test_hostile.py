@@ -39,7 +39,12 @@ def has_failed(slot: restricted.Slot) -> bool:
 
 
 def stub_text() -> bytes:
-    return Path(STUB_PATH).read_bytes()
+    """The stub itself, without the guest's vdso that is linked behind it."""
+    return Path(STUB_PATH).read_bytes()[: restricted.GUEST_VDSO - restricted.STUB_TEXT].rstrip(b"\0")
+
+
+def vdso_text() -> bytes:
+    return Path(STUB_PATH).read_bytes()[restricted.GUEST_VDSO - restricted.STUB_TEXT :]
 
 
 def sites(pattern: bytes) -> list[int]:
@@ -260,6 +265,20 @@ def test_every_call_from_guest_text_traps(prison: Prison, tmp_path: Path, instru
             assert (prison.slot.reason, prison.slot.arch) == (restricted.SYSCALL, arch)
             assert (outcome, prison.slot.syscall()[0]) == ("left", number)
             assert prison.slot.ip == CODE + 0x42
+    assert prison.stubs == 1
+    host.check()
+
+
+def test_every_call_from_the_guests_vdso_traps(prison: Prison, tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    text = vdso_text()
+    offsets = [offset for offset in range(len(text)) if text.startswith(b"\x0f\x05", offset)]
+    assert offsets, "its ways to do without the host's functions"
+    assert not any(pattern in text for pattern in (b"\xcd\x80", b"\x0f\x34"))
+    for offset in offsets:
+        for number in sorted({*range(0, 601, 23), *ALLOWED}):
+            assert prison.call(restricted.GUEST_VDSO + offset, number, [DATA, 0x42, 0o666, 0, 0, 0], timeout=5) == "left"
+            assert (prison.slot.reason, prison.slot.syscall()[0]) == (restricted.SYSCALL, number)
     assert prison.stubs == 1
     host.check()
 

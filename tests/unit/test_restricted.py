@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from polynix.addrspace import _restricted as restricted
+from polynix.addrspace.host_vdso import host_functions, publish_host_vdso
+from polynix.addrspace.restricted import STUB_PATH
 from restricted_guests import (
     DATA,
     MAP_FIXED,
@@ -242,32 +244,48 @@ def test_messages_go_to_their_batches(machine: Machine, tmp_path: Path) -> None:
     assert values == [b"A" * 8, b"B" * 8]
 
 
-def test_vdso_works_in_the_guest(machine: Machine, tmp_path: Path) -> None:
-    address = vdso_symbol(machine, "__vdso_clock_gettime")
-    guest = machine.guest(f"mov edi, 1; mov esi, {DATA:#x}; mov rax, {address:#x}; call rax; syscall; jmp $")
-    assert guest.next_syscall()[0] == 0
+def vdso_function(name: bytes) -> int:
+    """Address of a function of the guests' vdso."""
+    image = Path(STUB_PATH).read_bytes()[restricted.GUEST_VDSO - restricted.STUB_TEXT :]
+    return restricted.GUEST_VDSO + host_functions(image)[name]
+
+
+def read_guests_clock(machine: Machine, clock: int) -> float:
+    address = vdso_function(b"__vdso_clock_gettime")
+    guest = machine.guest(f"mov edi, {clock}; mov esi, {DATA:#x}; mov rax, {address:#x}; call rax; mov edi, eax; mov eax, 1000; syscall; jmp $")
+    assert guest.next_syscall()[:2] == (1000, 0)
     seconds, nanoseconds = struct.unpack("<QQ", guest.read(DATA, 16))
-    assert abs(time.monotonic() - (seconds + nanoseconds / 1e9)) < 5
+    assert nanoseconds < SECOND
+    return float(seconds + nanoseconds / 1e9)
 
 
-def vdso_symbol(machine: Machine, name: str) -> int:
-    """Address in a stub of a function of the vdso, read from this process's own vdso."""
-    if not machine.monitor.vdso_address:
-        pytest.skip("no vdso on this host")
-    with open("/proc/self/maps") as maps:
-        begin, end = (int(part, 16) for line in maps if line.endswith("[vdso]\n") for part in line.split()[0].split("-"))
-    with open("/proc/self/mem", "rb") as memory:
-        memory.seek(begin)
-        image = memory.read(end - begin)
-    sections, count = struct.unpack_from("<Q", image, 40)[0], struct.unpack_from("<H", image, 60)[0]
-    headers = [struct.unpack_from("<IIQQQQIIQQ", image, sections + 64 * index) for index in range(count)]
-    symbols = next(header for header in headers if header[1] == 11)
-    strings = headers[symbols[6]][4]
-    for offset in range(symbols[4], symbols[4] + symbols[5], 24):
-        name_offset, _, _, _, value, _ = struct.unpack_from("<IBBHQQ", image, offset)
-        if image[strings + name_offset :].split(b"\0", 1)[0] == name.encode():
-            return machine.monitor.vdso_address + int(value)
-    raise AssertionError(name)
+@pytest.mark.parametrize("suspended", [0, 1, 999_999_999, 3_500_000_001])
+@pytest.mark.parametrize("clock", [time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_MONOTONIC_RAW, 6, time.CLOCK_BOOTTIME])
+def test_the_vdsos_clocks(machine: Machine, clock: int, suspended: int) -> None:
+    """The host's, natively; of those that stop during a suspend its length is taken off."""
+    publish_host_vdso(machine.monitor)
+    machine.monitor.publish(restricted.SUSPENDED_NS, suspended)
+    lag = suspended / 1e9 if clock in (time.CLOCK_MONOTONIC, time.CLOCK_MONOTONIC_RAW, 6) else 0
+    before = time.clock_gettime(clock)
+    reading = read_guests_clock(machine, clock) + lag
+    assert before - 1e-6 <= reading <= time.clock_gettime(clock) + 1e-6
+
+
+def test_without_the_hosts_vdso_the_clocks_are_system_calls(machine: Machine) -> None:
+    for name, number in ((b"clock_gettime", 228), (b"gettimeofday", 96), (b"time", 201), (b"clock_getres", 229), (b"getcpu", 309)):
+        guest = machine.guest(f"mov edi, -5; mov esi, {DATA:#x}; mov edx, 0; mov rax, {vdso_function(b'__vdso_' + name):#x}; call rax")
+        call = guest.next_syscall()
+        assert call[0] == number
+        assert call[1] == (2**64 - 5 if name.startswith(b"clock") else 2**32 - 5)
+
+
+def test_words_for_all_stubs(machine: Machine) -> None:
+    machine.monitor.publish(restricted.HOST_GETCPU, 77)
+    guest = machine.guest(f"mov rax, {restricted.KERNEL_PAGE:#x}; mov rdi, [rax + {8 * restricted.HOST_GETCPU}]; syscall")
+    assert guest.next_syscall()[1] == 77
+    for index in (0, 512, 1 << 20):
+        with pytest.raises(IndexError):
+            machine.monitor.publish(index, 1)
 
 
 def test_nothing_of_the_host_is_left_in_a_stub(machine: Machine) -> None:
