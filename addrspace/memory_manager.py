@@ -63,6 +63,7 @@ class MemoryManager:
         self.stack_vm = 0
         self.mlock_future = False
         self.peak_vm = 0
+        self.copied_bytes = 0  # by fork, and of private file maps that may be written: what copy-on-write would put off
         self.arg_start = self.arg_end = self.env_start = self.env_end = 0
         self.start_code = self.end_code = self.start_data = self.end_data = self.start_stack = 0
         self.auxv = b""
@@ -236,7 +237,7 @@ class MemoryManager:
     def _fill_from(self, obj: MemoryObject, offset: int, start: int, end: int) -> None:
         size = obj.size()
         if offset < size:
-            self.region.copy_from(obj, offset, start, min(end - start, size - offset))
+            self.copied_bytes += self.region.copy_from(obj, offset, start, min(end - start, size - offset))
 
     def insert(self, vma: Vma, *, map_host: bool = True) -> Vma:
         """Add a VMA where nothing is mapped; merged with its neighbours if it can be. Returns the VMA that now covers it."""
@@ -468,7 +469,7 @@ class MemoryManager:
             if vma.in_region():
                 copy = vma.copy(vma.start, vma.end, child.region, vma.start)
                 if not vma.wipe_on_fork:
-                    child.region.copy_from(self.region, vma.start, vma.start, vma.length)
+                    child.copied_bytes += child.region.copy_from(self.region, vma.start, vma.start, vma.length)
             else:
                 copy = vma.copy(vma.start, vma.end, vma.object, vma.offset)
             copy.locked = False

@@ -28,6 +28,7 @@ from polynix.kernelproc.clock import HostClock
 from polynix.kernelproc.controller import Controller
 from polynix.kernelproc.engine import Engine
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.inspector.server import Inspector
 from polynix.kernelproc.kernel import Kernel, UtsNamespace
 from polynix.kernelproc.kthreads import KernelThreads
 from polynix.kernelproc.modules import load as load_modules
@@ -67,11 +68,13 @@ def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket
         start_builtin_init(kernel)
     channel = ControlChannel(control_path, bind=False)
     Controller(kernel, options, channel, peer)
+    inspector = Inspector(kernel)
     gc.freeze()  # what boot made lives as long as the kernel; collections need not look at it
     gc.enable()
     try:
         kernel.engine.run()
     finally:
+        inspector.close()
         shut_down(kernel)
         channel.close()
     return 0

@@ -9,11 +9,12 @@ from enum import IntEnum
 from typing import Any
 
 MAGIC = 0x78696E796C6F70  # "polynix"
-VERSION = 1
+VERSION = 2
 WORD = 8
 MAX_TASKS = 8192
 MAX_SYSCALLS = 1024
 NAME_PREFIX = "polynix-kernel-"  # in /dev/shm, before the kernel process's pid
+INSPECTOR_PREFIX = "polynix-inspector-"  # the abstract unix socket that answers questions which the region does not: see kernelproc.inspector
 
 
 class Header(IntEnum):
@@ -49,6 +50,8 @@ class TaskWord(IntEnum):
     WCHAR = 11
     SYSCR = 12
     SYSCW = 13
+    HOST_THREAD = 14  # the host thread that runs it: process id << 32 | thread id; the thread id is 0 while it is not known, or belongs to another task
+    CPU_OFFSET = 15  # ns, signed: what to add to that thread's CPU time for the task's (it may have had other threads, the thread other tasks)
     WORDS = 16
 
 
@@ -67,7 +70,7 @@ def task_dtype() -> Any:
     return numpy.dtype(
         {
             "names": list(offsets),
-            "formats": ["S16" if name == "comm" else "<u8" for name in offsets],
+            "formats": ["S16" if name == "comm" else "<i8" if name == "cpu_offset" else "<u8" for name in offsets],
             "offsets": list(offsets.values()),
             "itemsize": TaskWord.WORDS * WORD,
         }

@@ -101,7 +101,8 @@ class SharedRegion:
         row[TaskWord.PID] = task.group.pid
         row[TaskWord.UID] = task.credentials.uid
         row[TaskWord.STATE] = ord("R")
-        row[TaskWord.SYSCALLS] = row[TaskWord.FAULTS] = 0
+        for word in (TaskWord.PPID, TaskWord.SYSCALLS, TaskWord.FAULTS, *range(TaskWord.RCHAR, TaskWord.WORDS)):
+            row[word] = 0
         row[TaskWord.START_NS] = task.start_time_ns
         self.set_comm(row, task.comm)
         row[TaskWord.TID] = task.tid

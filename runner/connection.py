@@ -33,6 +33,7 @@ class KernelConnection:
         self._closed = False
         self._tags = 0
         self._ready = False  # a pair has no queue before its peer connects
+        self.kernel_pid = 0  # known when it is ready
         self.channel: ControlChannel | None = None
         self._early: list[Message] = []
         try:
@@ -82,11 +83,18 @@ class KernelConnection:
     def send(self, op: str, **fields: Any) -> None:
         """Send one message to the kernel, once it has connected. Errors: ContainerError when it could not start."""
         assert self.channel is not None
-        while not self._ready:
-            messages, _ = self.poll(None)
-            self._ready = any(message["op"] == "ready" for message in messages)
+        self.wait_ready()
         self.channel.send(op, **fields)
         self._early += self.channel.receive_all()  # zmq's descriptor is edge-triggered: sending may have swallowed an edge
+
+    def wait_ready(self) -> None:
+        """Wait until the kernel has booted. Errors: ContainerError when it could not."""
+        while not self._ready:
+            messages, _ = self.poll(None)
+            for message in messages:
+                if message["op"] == "ready":
+                    self._ready = True
+                    self.kernel_pid = message["pid"]
 
     def send_spawn(self, descriptors: Sequence[int], **fields: Any) -> int:
         """Ask for a program whose descriptors 0, 1, … are ``descriptors``; returns the request's number, which later messages

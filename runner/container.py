@@ -103,6 +103,15 @@ class Container:
                     process.returncode = -signal.SIGKILL
             self.processes.clear()
 
+    @property
+    def kernel_pid(self) -> int:
+        """The kernel process: what ``polynix top``, ``tree`` and the others take to choose this container. Errors: ContainerError."""
+        with self._lock:
+            self.start()
+            assert self.connection is not None
+            self.connection.wait_ready()
+            return self.connection.kernel_pid
+
     def spawn(self, args: Sequence[Argument], **parameters: Any) -> Process:
         """Start a program: parameters as of :class:`Process`.
 

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -108,21 +109,54 @@ def run_command(**options: Any) -> int:
         raise click.ClickException(str(error)) from None
 
 
-def _inspector(name: str, function: str, summary: str) -> None:
+def _inspector(name: str, function: str, summary: str, *, of_process: bool = False) -> None:
     @cli.command(name, short_help=summary, help=summary + " Of all running kernels, or of the one whose process id is given.")
-    @click.argument("kernel", metavar="[KERNEL_PID]", type=int, required=False)
-    def command(kernel: int | None) -> None:
+    @click.argument("kernel", metavar="[KERNEL]", required=False)
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.option("--pid", metavar="PID", type=int, default=None, hidden=not of_process, help="Only this process of the container.")
+    def command(kernel: str | None, as_json: bool, pid: int | None) -> None:
         from polynix.tools import inspect_kernels
 
-        try:
-            getattr(inspect_kernels, function)(kernel)
-        except inspect_kernels.NoKernel as error:
-            raise click.ClickException(str(error)) from None
+        with _one_line_errors():
+            getattr(inspect_kernels, function)(kernel, as_json, pid)
 
 
-_inspector("ps", "show_tasks", "List the tasks.")
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the tools report of kernels becomes polynix's own error."""
+    from polynix.tools.inspection import InspectionError
+    from polynix.tools.selection import NoKernel
+
+    try:
+        yield
+    except (NoKernel, InspectionError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+_inspector("ps", "show_tasks", "List the tasks.", of_process=True)
+_inspector("tree", "show_tree", "Show the processes as a tree, and what blocked ones wait for.", of_process=True)
+_inspector("maps", "show_maps", "List the mappings of processes.", of_process=True)
+_inspector("fds", "show_descriptors", "List the open descriptors of processes.", of_process=True)
 _inspector("stubs", "show_stubs", "List what guests asked for and polynix lacks.")
 _inspector("stats", "show_statistics", "List system calls by time (needs --feature syscall_stats).")
+
+
+@cli.command("top", short_help="Watch processes and threads live.")
+@click.argument("kernel", metavar="[KERNEL]", required=False)
+@click.option("--threads", "-H", is_flag=True, help="One line a thread, not a process.")
+@click.option("--interval", "-d", metavar="SECONDS", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Time between two looks.")
+@click.option("--count", "-n", metavar="N", type=click.IntRange(min=1), default=None, help="End after so many looks.")
+@click.option("--sort", metavar="FIELD", default="cpu", show_default=True, help="cpu, syscalls, faults, io, memory or pid.")
+@click.option("--json", "as_json", is_flag=True, help="Print one look as JSON, threads included.")
+def top_command(**options: Any) -> None:
+    """Watch what processes and threads do, of all running kernels or of the one whose process id is given.
+
+    Everything shown is read from shared memory and from the host's own accounting: looking costs the kernels nothing.
+    """
+    from polynix.tools.top import show_top
+
+    with _one_line_errors():
+        show_top(**options)
 
 
 def main(arguments: list[str] | None = None) -> int:

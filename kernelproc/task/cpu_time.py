@@ -1,7 +1,8 @@
 """CPU time of guest threads, read from the host threads that run them.
 
 A task's time is what earlier host threads spent for it (before an exec, say) plus what the present one has spent since it got it.
-``attach``, ``borrow`` and ``detach`` mark those moments, ``retire`` hands an ended thread's time to its group.
+``attach``, ``borrow`` and ``detach`` mark those moments, ``retire`` hands an ended thread's time to its group. ``publish`` tells the shared region
+which host thread it is, so that the tools can read its time from the host by themselves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.uapi.time import CLOCKS_PER_SEC
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ USER_HZ = 100  # clock ticks a second in times(2), /proc/PID/stat and siginfo
 NANOSECONDS = 1_000_000_000
 TICK_NS = NANOSECONDS // USER_HZ
 CPUCLOCK_SCHED = 2  # clock ids of other processes: linux/posix-timers.h
+LOOK_AGAIN_NS = 50_000_000
 _NEVER = 1 << 62  # a base that no reading passes
 
 assert CLOCKS_PER_SEC == 1_000_000
@@ -128,6 +131,42 @@ def attach(task: Task) -> None:
     account, slot = _account(task), task.slot
     if slot is not None:
         account.base_user_ns, account.base_system_ns = _host_thread_time(slot)
+    publish(task)
+
+
+def publish(task: Task) -> None:
+    """Write ``task``'s host thread to its row. A thread that is just being made has no number yet: it is looked up a little later."""
+    slot, row = task.slot, task.counters
+    if slot is None or task.exited:
+        return
+    account = task.expando.get(TaskCpuTime)
+    offset = 0 if account is None else account.user_ns + account.system_ns - account.base_user_ns - account.base_system_ns
+    row[TaskWord.CPU_OFFSET] = offset & 0xFFFFFFFFFFFFFFFF
+    tid = 0 if task.borrowed_from is not None else slot.tid
+    row[TaskWord.HOST_THREAD] = slot.stub.pid << 32 | tid
+    if tid == 0 and task.borrowed_from is None:
+        task.kernel.expando.get(UnnumberedThreads).add(task)
+
+
+class UnnumberedThreads:
+    """Tasks whose host threads are being made; in ``kernel.expando``. One timer serves them all, ever more rarely while none gets its number."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+        self._delay_ns = LOOK_AGAIN_NS
+
+    def add(self, task: Task) -> None:
+        if not self._tasks:
+            task.kernel.engine.call_later(self._delay_ns, self._look)
+        self._tasks.append(task)
+
+    def _look(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        self._delay_ns = min(2 * self._delay_ns, LOOK_AGAIN_NS << 8)
+        for task in tasks:
+            publish(task)
+        if len(self._tasks) < len(tasks):
+            self._delay_ns = LOOK_AGAIN_NS
 
 
 def borrow(task: Task) -> None:

@@ -167,6 +167,7 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
         task.death_signal = 0
     task.group.dumpable = 0 if secure else 1
     task_exit.release_vfork_parent(task)
+    cpu_time.publish(task)
 
 
 async def start_program(

@@ -229,6 +229,7 @@ def _enter_tables(task: Task, child: Task, flags: int) -> None:
     pids.tasks[child.tid] = child
     group.tasks[child.tid] = child
     if flags & CLONE_THREAD:
+        child.counters[TaskWord.PPID] = group.parent.pid if group.parent is not None else 0
         return
     group.leader = child
     pids.thread_groups[child.tid] = group
@@ -258,6 +259,7 @@ def _start(child: Task, slot: Slot, frame: bytes) -> None:
     slot.load_frame(frame)
     slot.task = child
     child.slot = slot
+    cpu_time.publish(child)
     child.kernel.loop.start(child)
 
 
@@ -272,4 +274,5 @@ def _start_thread(child: Task, slot: Slot, parked: bool, parent_slot: Slot, fram
     slot.load_frame(frame)
     slot.task = child
     child.slot = slot
+    cpu_time.publish(child)
     parent_slot.push_clone(slot, tls, True)

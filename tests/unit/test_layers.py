@@ -27,7 +27,7 @@ FLOORS = (
     {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check"},
     {"engine", "wait_queue", "kthreads"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
-    {"fs", "devices", "net", "syscalls", "modules"},
+    {"fs", "devices", "net", "syscalls", "modules", "inspector"},
     {"syscall_loop", "mounts", "controller", "strace", "init"},
     {"main"},
 )
