@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from polynix.tools.host_accounting import host_thread, process_cpu_ns, resident_bytes
+from polynix.kernelproc.host_accounting import host_thread, process_cpu_ns, resident_bytes
 from polynix.tools.inspect_kernels import console, print_json
 from polynix.tools.selection import NoKernel, selected_kernels
 

@@ -20,11 +20,11 @@ MAY_IMPORT = {
 # Of the kernel, those above it know what it is started with and what it shows, and nothing of how it works.
 FROM_KERNELPROC = {
     "runner": {"main", "options", "host_check", "region_layout", "shared_region"},
-    "tools": {"region_layout", "shared_region", "uapi"},
+    "tools": {"host_accounting", "latency_buckets", "region_layout", "shared_region", "uapi"},
 }
 # kernelproc's floors, bottom to top; a file imports only from its own floor and those below. TYPE_CHECKING and deferred imports are free.
 FLOORS = (
-    {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check"},
+    {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting", "latency_buckets"},
     {"engine", "wait_queue", "kthreads"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
     {"fs", "devices", "net", "syscalls", "modules", "inspector"},

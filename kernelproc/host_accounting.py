@@ -16,13 +16,24 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 class HostThread:
     """One host thread. Times are nanoseconds since it began; ``state`` is the letter of /proc/PID/stat."""
 
-    state: str
-    cpu_ns: int
-    runnable_ns: int  # waited for a CPU
-    user_ticks_ns: int  # sampled by the tick, as the split of cpu_ns
-    system_ticks_ns: int
-    minor_faults: int
-    major_faults: int
+    state: str = "-"
+    cpu_ns: int = 0
+    runnable_ns: int = 0  # waited for a CPU
+    user_ticks_ns: int = 0  # sampled by the tick, as the split of cpu_ns
+    system_ticks_ns: int = 0
+    minor_faults: int = 0
+    major_faults: int = 0
+    voluntary_switches: int = 0  # filled in by ``with_switches``
+    involuntary_switches: int = 0
+
+    def numbers(self) -> tuple[int, ...]:
+        """The counters in the order of ``COUNTERS``."""
+        return tuple(getattr(self, name) for name in COUNTERS)
+
+
+COUNTERS = (
+    "cpu_ns", "runnable_ns", "user_ticks_ns", "system_ticks_ns", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches",
+)  # fmt: skip
 
 
 def _read(path: str) -> str:
@@ -44,6 +55,14 @@ def host_thread(pid: int, tid: int) -> HostThread | None:
     return HostThread(
         fields[0], int(schedstat[0]), int(schedstat[1]), int(fields[11]) * TICK_NS, int(fields[12]) * TICK_NS, int(fields[7]), int(fields[9])
     )
+
+
+def with_switches(pid: int, tid: int) -> HostThread | None:
+    """A host thread's account with its context switches; None when it is gone."""
+    thread = host_thread(pid, tid)
+    if thread is not None:
+        thread.voluntary_switches, thread.involuntary_switches = context_switches(pid, tid)
+    return thread
 
 
 def context_switches(pid: int, tid: int) -> tuple[int, int]:
