@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED_EVENTS = 1024
 
+Finish = Callable[[Any, Exception | None], bool]
+
 
 def _next_txid(txid: int) -> int:
     return txid % (KERNEL_TXID_BIT - 1) + 1
@@ -48,38 +50,33 @@ def _decode_event(info: ProtocolInfo, header: MessageHeader, data: bytes, handle
     return None
 
 
-class Client(Generic[P]):
-    """Calls over one channel, which is the client's from now on: ``await client.proxy.method(request)``.
+class PendingCalls:
+    """The calls over one channel that wait for their replies, without a loop: what :class:`Client` and the kernel's own loop have in common."""
 
-    ``events`` is an object of the protocol whose event methods are called as events come.
-    """
-
-    def __init__(self, protocol: type[P], channel: Channel, events: P | None = None) -> None:
+    def __init__(self, protocol: type[FidlProtocol], channel: Channel) -> None:
         self.info = protocol.__fidl_protocol__
         self.channel = channel
-        self.events = events
         self.error: Exception | None = None  # why the channel is closed
-        self.proxy: P = _make_proxy(protocol, self._call)
         self._txid = 0
-        self._waiting: dict[int, tuple[Method, asyncio.Future[Any]]] = {}
-        self._reader: asyncio.Task[None] | None = None
+        self._waiting: dict[int, tuple[Method, Finish]] = {}
 
-    async def _call(self, method: Method, payload: Any = None) -> Any:
+    def send(self, method: Method, payload: Any, finish: Finish | None) -> None:
+        """Send a request; a two-way method's ``finish(reply, None)`` or ``finish(None, error)`` is called once, and returns False if the caller has gone.
+        Errors: EncodeError, ZxStatus, why the channel is closed.
+        """
         if method.kind is MethodKind.EVENT:
             raise TypeError(f"{method.name} is an event")
         if self.error is not None:
             raise self.error
-        self.start()
-        if method.kind is MethodKind.ONE_WAY:
+        if finish is None:
             self.channel.write(*method.encode_request(0, payload))
-            return None
+            return
         self._txid = _next_txid(self._txid)
         while self._txid in self._waiting:
             self._txid = _next_txid(self._txid)
         txid = self._txid
         message = method.encode_request(txid, payload)
-        future = asyncio.get_running_loop().create_future()
-        self._waiting[txid] = method, future
+        self._waiting[txid] = method, finish
         try:
             self.channel.write(*message)
         except ZxStatus as error:
@@ -87,78 +84,115 @@ class Client(Generic[P]):
                 del self._waiting[txid]
                 raise
             # the reader finds the epitaph, and tells us
-        return await future  # if canceled, its entry waits for the reply that will come
 
-    def start(self) -> None:
-        """Listen for replies and events. The first call does it by itself."""
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        error: Exception
-        try:
-            while True:
-                await self._receive(*await self.channel.read_async())
-        except (DecodeError, ZxStatus) as failure:
-            error = failure
-        except Exception as failure:
-            log.exception("%s: an event failed", self.info.name)
-            error = failure
-        self._end(error)
-
-    async def _receive(self, data: bytes, handles: list[Any]) -> None:
+    def receive(self, data: bytes, handles: list[Any]) -> tuple[Method, Any] | None:
+        """A message came: a reply finishes its call; an event is returned. Errors: DecodeError, ZxStatus of an epitaph; the channel must be closed then."""
         try:
             header = MessageHeader.decode(data)
         except DecodeError:
             close_handles(handles)
             raise
         if header.txid == 0:
-            event = _decode_event(self.info, header, data, handles)
-            if event is not None and self.events is not None:
-                function = getattr(self.events, event[0].attribute)
-                await (function() if event[0].request is None else function(event[1]))
-            return
-        method, future = self._waiting.pop(header.txid, (None, None))
-        if method is None or future is None or method.ordinal != header.ordinal:
+            return _decode_event(self.info, header, data, handles)
+        method, finish = self._waiting.pop(header.txid, (None, None))
+        if method is None or finish is None or method.ordinal != header.ordinal:
             close_handles(handles)
-            if future is not None and not future.done():
-                future.set_exception(DecodeError("reply with another ordinal"))
+            if finish is not None:
+                finish(None, DecodeError("reply with another ordinal"))
             raise DecodeError(f"reply {header.ordinal:#x} to no request, txid {header.txid}")
         try:
             reply = method.decode_reply(data, handles)
         except Exception as error:
-            if not future.done():
-                future.set_exception(error)
+            finish(None, error)
             if isinstance(error, DecodeError):
                 raise
         else:
-            if future.done():
-                close_handles(handles)  # the caller has gone
-            else:
-                future.set_result(reply)
+            if not finish(reply, None):
+                close_handles(handles)
+        return None
 
-    def _end(self, error: Exception) -> None:
+    def end(self, error: Exception) -> None:
+        """Close the channel because of ``error``, and tell all who wait."""
         self.error = error
         self.channel.close()
         waiting, self._waiting = self._waiting, {}
-        for _, future in waiting.values():
-            if not future.done():
+        for _, finish in waiting.values():
+            finish(None, error)
+
+
+class Client(Generic[P]):
+    """Calls over one channel, which is the client's from now on: ``await client.proxy.method(request)``.
+
+    ``events`` is an object of the protocol whose event methods are called as events come.
+    """
+
+    def __init__(self, protocol: type[P], channel: Channel, events: P | None = None) -> None:
+        self.channel = channel
+        self.events = events
+        self.proxy: P = make_proxy(protocol, self._call)
+        self._calls = PendingCalls(protocol, channel)
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the channel is closed."""
+        return self._calls.error
+
+    async def _call(self, method: Method, payload: Any = None) -> Any:
+        self.start()
+        if method.kind is not MethodKind.TWO_WAY:
+            self._calls.send(method, payload, None)
+            return None
+        future = asyncio.get_running_loop().create_future()
+
+        def finish(reply: Any, error: Exception | None) -> bool:
+            if future.done():
+                return False
+            if error is not None:
                 future.set_exception(error)
+            else:
+                future.set_result(reply)
+            return True
+
+        self._calls.send(method, payload, finish)
+        return await future  # if canceled, its entry waits for the reply that will come
+
+    def start(self) -> None:
+        """Listen for replies and events. The first call does it by itself."""
+        if self._reader is None and self.error is None:
+            self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        error: Exception
+        try:
+            while True:
+                event = self._calls.receive(*await self.channel.read_async())
+                if event is not None and self.events is not None:
+                    method, payload = event
+                    function = getattr(self.events, method.attribute)
+                    await (function() if method.request is None else function(payload))
+        except (DecodeError, ZxStatus) as failure:
+            error = failure
+        except Exception as failure:
+            log.exception("%s: an event failed", self._calls.info.name)
+            error = failure
+        self._calls.end(error)
 
     async def on_closed(self) -> Exception:
         """Wait until the channel is closed; returns why."""
         self.start()
-        assert self._reader is not None
-        await asyncio.wait([self._reader])
+        if self._reader is not None:
+            await asyncio.wait([self._reader])
         assert self.error is not None
         return self.error
 
     def close(self) -> None:
         """Close the channel; calls that wait get CANCELED."""
-        self._end(self.error or ZxStatus(Status.CANCELED, "the client is closed"))
+        self._calls.end(self.error or ZxStatus(Status.CANCELED, "the client is closed"))
 
 
-def _make_proxy(protocol: type[P], call: Callable[..., Coroutine[Any, Any, Any]]) -> P:
+def make_proxy(protocol: type[P], call: Callable[..., Coroutine[Any, Any, Any]]) -> P:
+    """An object of ``protocol`` whose methods do ``call(method, payload)``."""
     methods = {name: functools.partial(call, method) for name, method in protocol.__fidl_protocol__.by_attribute.items()}
     proxy = type(f"{protocol.__name__}Proxy", (protocol,), {name: staticmethod(function) for name, function in methods.items()})
     return cast(P, proxy())

@@ -1,6 +1,6 @@
 """The server's end of a protocol: reads requests, calls the implementation, writes replies.
 
-:class:`RequestDecoder` knows the rules and no loop; :class:`Server` runs it in asyncio. Whatever a client sends can at most close its
+:class:`RequestDecoder` and :class:`ServerEnd` know the rules and no loop; :class:`Server` runs them in asyncio. Whatever a client sends can at most close its
 own channel. Requests start in the order in which they came; a two-way method that waits doesn't hold up the next one, so replies
 may come in another order.
 """
@@ -70,67 +70,37 @@ class RequestDecoder:
         return method
 
 
-class Server(Generic[P]):
-    """Serves one client. The channel is the server's from now on."""
+class ServerEnd(Generic[P]):
+    """A served channel, without a loop: what :class:`Server` and the kernel's own loop have in common. The channel is its own from now on."""
 
     def __init__(self, protocol: type[P], implementation: P, channel: Channel) -> None:
         self.protocol = protocol
         self.implementation = implementation
         self.channel = channel
         self._decoder = RequestDecoder(protocol)
-        self._replying: set[asyncio.Task[None]] = set()
 
-    async def serve(self) -> None:
-        """Serve until either side closes. What is being worked on then is finished, though nobody will read the reply."""
-        try:
-            while True:
-                data, handles = await self.channel.read_async()
-                await self._handle(self._decoder.decode(data, handles))
-                while len(self._replying) >= MAX_REQUESTS:
-                    await asyncio.wait(self._replying, return_when=asyncio.FIRST_COMPLETED)
-        except FidlError as error:
-            log.warning("%s: closing a channel: %s", self.protocol.__name__, error)
-            self.close(Status.INVALID_ARGS)
-        except ZxStatus as error:
-            if error.status not in (Status.PEER_CLOSED, Status.CANCELED, Status.BAD_HANDLE):
-                log.warning("%s: %s", self.protocol.__name__, error)
-            self.close()
-        except asyncio.CancelledError:
-            for task in self._replying:
-                task.cancel()
-            raise
-        except Exception:
-            log.exception("%s: a request failed", self.protocol.__name__)
-            self.close(Status.INTERNAL)
-        finally:
-            self.channel.close()
-            if self._replying:
-                await asyncio.wait(self._replying)
+    def answer_unknown(self, header: MessageHeader) -> None:
+        """A flexible method that nobody knows was called. Errors: ZxStatus."""
+        self.implementation.on_unknown_method(header.ordinal, header.txid != 0)
+        if header.txid:
+            self.channel.write(encode_unknown_method(header))
 
-    async def _handle(self, request: Request) -> None:
-        method = request.method
-        if method is None:
-            self.implementation.on_unknown_method(request.header.ordinal, request.header.txid != 0)
-            if request.header.txid:
-                self.channel.write(encode_unknown_method(request.header))
-        elif method.kind is MethodKind.ONE_WAY:
-            with contextlib.suppress(NotImplementedError):
-                await self._call(method, request.payload)
-        else:
-            task = asyncio.create_task(self._reply(method, request))
-            self._replying.add(task)
-            task.add_done_callback(self._replying.discard)
-            await asyncio.sleep(0)  # it starts before the next request
-
-    def _call(self, method: Method, payload: Any) -> Awaitable[Any]:
+    async def call(self, method: Method, payload: Any) -> Any:
+        """Have the implementation do a method."""
         function = getattr(self.implementation, method.attribute)
-        return function() if method.request is None else function(payload)  # type: ignore[no-any-return]
+        return await (function() if method.request is None else function(payload))
 
-    async def _reply(self, method: Method, request: Request) -> None:
+    async def notify(self, method: Method, payload: Any) -> None:
+        """Do a one-way method; that the implementation lacks it is the client's risk."""
+        with contextlib.suppress(NotImplementedError):
+            await self.call(method, payload)
+
+    async def reply(self, method: Method, request: Request) -> None:
+        """Do a two-way method, and write its reply; what goes wrong on this side closes the channel."""
         txid = request.header.txid
         try:
             try:
-                reply = method.encode_response(txid, await self._call(method, request.payload))
+                reply = method.encode_response(txid, await self.call(method, request.payload))
             except MethodError as error:
                 reply = method.encode_error(txid, error.error)
             except NotImplementedError:
@@ -149,6 +119,19 @@ class Server(Generic[P]):
             log.exception("%s.%s failed", method.protocol, method.name)
             self.close(Status.INTERNAL)
 
+    def close_after(self, error: Exception) -> None:
+        """Close because reading or a request failed with ``error``, which the log tells unless it is the ordinary end."""
+        if isinstance(error, FidlError):
+            log.warning("%s: closing a channel: %s", self.protocol.__name__, error)
+            self.close(Status.INVALID_ARGS)
+        elif isinstance(error, ZxStatus):
+            if error.status not in (Status.PEER_CLOSED, Status.CANCELED, Status.BAD_HANDLE):
+                log.warning("%s: %s", self.protocol.__name__, error)
+            self.close()
+        else:
+            log.error("%s: a request failed", self.protocol.__name__, exc_info=error)
+            self.close(Status.INTERNAL)
+
     @overload
     def send_event(self, event: Callable[[P, Payload], Awaitable[None]], payload: Payload) -> None: ...
     @overload
@@ -165,3 +148,42 @@ class Server(Generic[P]):
             with contextlib.suppress(ZxStatus):
                 self.channel.write(encode_epitaph(epitaph))
         self.channel.close()
+
+
+class Server(ServerEnd[P]):
+    """Serves one client in asyncio."""
+
+    def __init__(self, protocol: type[P], implementation: P, channel: Channel) -> None:
+        super().__init__(protocol, implementation, channel)
+        self._replying: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Serve until either side closes. What is being worked on then is finished, though nobody will read the reply."""
+        try:
+            while True:
+                data, handles = await self.channel.read_async()
+                await self._handle(self._decoder.decode(data, handles))
+                while len(self._replying) >= MAX_REQUESTS:
+                    await asyncio.wait(self._replying, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            for task in self._replying:
+                task.cancel()
+            raise
+        except Exception as error:
+            self.close_after(error)
+        finally:
+            self.channel.close()
+            if self._replying:
+                await asyncio.wait(self._replying)
+
+    async def _handle(self, request: Request) -> None:
+        method = request.method
+        if method is None:
+            self.answer_unknown(request.header)
+        elif method.kind is MethodKind.ONE_WAY:
+            await self.notify(method, request.payload)
+        else:
+            task = asyncio.create_task(self.reply(method, request))
+            self._replying.add(task)
+            task.add_done_callback(self._replying.discard)
+            await asyncio.sleep(0)  # it starts before the next request

@@ -25,10 +25,10 @@ FROM_KERNELPROC = {
 # kernelproc's floors, bottom to top; a file imports only from its own floor and those below. TYPE_CHECKING and deferred imports are free.
 FLOORS = (
     {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting", "latency_buckets"},
-    {"engine", "wait_queue", "kthreads"},
+    {"engine", "wait_queue", "kthreads", "fidl_loop"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
     {"fs", "devices", "net", "syscalls", "modules", "inspector"},
-    {"syscall_loop", "mounts", "controller", "strace", "init"},
+    {"syscall_loop", "mounts", "controller", "programs", "container", "console_session", "outgoing_directory", "strace", "init"},
     {"main"},
 )
 

@@ -1,0 +1,43 @@
+"""What the kernel process offers to the outside: protocols by name, served in its loop.
+
+Parts of the kernel that talk to the outside add themselves here; who opens a name gets a server of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from polynix.ipc.fidl import encode_epitaph
+from polynix.ipc.objects import Channel, Status, ZxStatus
+from polynix.ipc.protocols.component import Directory, DirectoryOpenRequest
+from polynix.kernelproc.engine import Engine
+from polynix.kernelproc.fidl_loop import EngineServer
+
+
+class OutgoingDirectory(Directory):
+    """The names and who serves them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.services: dict[str, Callable[[Channel], object]] = {}
+
+    def add(self, name: str, serve: Callable[[Channel], object]) -> None:
+        """Have ``serve`` called with the server's end of a channel for each client that opens ``name``."""
+        self.services[name] = serve
+
+    def serve(self, channel: Channel) -> None:
+        """Serve one more client of the directory itself."""
+        EngineServer(self.engine, Directory, self, channel)
+
+    async def open(self, request: DirectoryOpenRequest) -> None:
+        if request.channel is None:
+            return
+        serve = self.services.get(request.name or "")
+        if serve is not None:
+            serve(request.channel)
+            return
+        try:
+            request.channel.write(encode_epitaph(Status.NOT_FOUND))
+        except ZxStatus:
+            pass  # the client is gone
+        request.channel.close()
