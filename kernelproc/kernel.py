@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.expando import Expando
+from polynix.kernelproc.power.hold import Holds
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.pid_table import PidTable
 
@@ -61,6 +62,7 @@ class Kernel:
         self.memory: Any = None  # addrspace.region.RegionFactory: makes restricted regions and accounts them
         self.stubs: Any = None  # addrspace.stub_pool.StubPool: address spaces ready for use
         self.loop: SyscallLoop = None  # type: ignore[assignment]  # made at boot
+        self.holds = Holds(self)
         self.cpus = frozenset(os.sched_getaffinity(0))
         self.region: SharedRegion | None = None
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []

@@ -53,6 +53,8 @@ from polynix.kernelproc.uapi.unistd import (
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
 
@@ -99,6 +101,7 @@ class SyscallLoop:
         kernel.stubs.on_spawn = self.watch_stub
         self._tokens: dict[Stub, int] = {}
         self.stub_ready = WaitQueue()  # notified when any fresh stub reports READY
+        self.keep_back: Callable[[Task], bool] | None = None  # asked before a task is resumed: True to hold it (power.hold)
         self._last_fault: tuple[int, int, int] = (0, 0, 0)  # tid, address, repetitions
         kernel.loop = self
 
@@ -305,7 +308,7 @@ class SyscallLoop:
         """Continue the guest thread, after the host calls that its address space has queued."""
         slot = task.slot
         mm = task.mm
-        if slot is None:
+        if slot is None or (self.keep_back is not None and self.keep_back(task)):
             return
         calls = mm.calls
         if calls:

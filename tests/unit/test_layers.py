@@ -26,7 +26,7 @@ FROM_KERNELPROC = {
 FLOORS = (
     {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting", "latency_buckets"},
     {"engine", "wait_queue", "kthreads", "fidl_loop"},
-    {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points"},
+    {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power"},
     {"fs", "devices", "net", "syscalls", "modules", "inspector"},
     {"syscall_loop", "mounts", "controller", "programs", "container", "console_session", "outgoing_directory", "strace", "init"},
     {"main"},
