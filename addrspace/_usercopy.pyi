@@ -37,7 +37,6 @@ class UserAddress:
     def __hash__(self) -> int: ...
     def __bool__(self) -> bool: ...
 
-@final
 class MemoryObject:
     """The pages behind a descriptor (a region, a memfd, a host file), shareable between address spaces. Errors: OSError."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from polynix.addrspace._restricted import GUEST_LIMIT, SLOT_COUNT, Slot, Stub
 from polynix.addrspace._usercopy import MemoryObject, UserMap
 from polynix.addrspace.host_calls import HostCalls
+from polynix.addrspace.paged_memory import PagedMemory, require
 from polynix.addrspace.vma import MappedFile, Vma, VmaKind
 
 PAGE_SIZE = 4096
@@ -135,9 +136,12 @@ class MemoryManager:
     def populate(self, start: int, end: int) -> None:
         """Give [start, end) its pages now (MAP_POPULATE, mlock, MADV_POPULATE_*). Errors: ENOMEM when memory is out."""
         for vma in self.overlapping(start, end):
-            if vma.prot and vma.kind is not VmaKind.FILE:
-                low, high = max(start, vma.start), min(end, vma.end)
-                offset = vma.offset + low - vma.start
+            low, high = max(start, vma.start), min(end, vma.end)
+            offset = vma.offset + low - vma.start
+            if vma.prot and isinstance(vma.object, PagedMemory):
+                vma.object.require(offset, offset + high - low)
+                self.map_present(vma, low, high)
+            elif vma.prot and vma.kind is not VmaKind.FILE:
                 length = high - low if vma.private else min(high - low, vma.object.size() - offset)
                 if length > self.room():
                     raise OSError(errno.ENOMEM, "out of memory")
@@ -214,6 +218,8 @@ class MemoryManager:
     def map_private_file(self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile, file_offset: int) -> Vma:
         """A private map of a file: straight from the file while nobody may write to it, a copy in the region otherwise."""
         end = start + length
+        if prot & PROT_WRITE:
+            require(obj, offset, length)
         self._clear(start, end)
         if not prot & PROT_WRITE:
             return self.insert(Vma(start, end, prot, VmaKind.FILE, obj, offset, file=file, file_offset=file_offset))
@@ -237,6 +243,7 @@ class MemoryManager:
     def _fill_from(self, obj: MemoryObject, offset: int, start: int, end: int) -> None:
         size = obj.size()
         if offset < size:
+            require(obj, offset, end - start)
             self.copied_bytes += self.region.copy_from(obj, offset, start, min(end - start, size - offset))
 
     def insert(self, vma: Vma, *, map_host: bool = True) -> Vma:
@@ -247,8 +254,8 @@ class MemoryManager:
         self.vmas.insert(index, vma)
         self._starts.insert(index, vma.start)
         self._account(vma, vma.length)
-        # A writable private map of a file (only beyond its end) holds nothing that the kernel could copy.
-        unbacked = vma.kind is VmaKind.FILE and vma.prot & PROT_WRITE
+        # A writable private map of a file (only beyond its end) holds nothing that the kernel could copy, and absent chunks are asked for at a touch.
+        unbacked = (vma.kind is VmaKind.FILE and vma.prot & PROT_WRITE) or isinstance(vma.object, PagedMemory)
         self.user.map(vma.start, vma.end, vma.prot, None if unbacked else vma.object, vma.offset)
         if map_host:
             self._map_host(vma)
@@ -259,8 +266,19 @@ class MemoryManager:
             return
         if vma.in_region():
             self.calls.map_region(vma.start, vma.end, vma.prot)
+        elif isinstance(vma.object, PagedMemory):
+            self.map_present(vma, vma.start, vma.end)
         else:
             self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=vma.kind is VmaKind.FILE)
+
+    def map_present(self, vma: Vma, start: int, end: int) -> None:
+        """Show the stub and usercopy what is present of [start, end) of ``vma``, whose memory is paged."""
+        memory = vma.object
+        assert isinstance(memory, PagedMemory)
+        base = vma.offset - vma.start
+        for low, high in memory.runs(start + base, end + base):
+            self.user.map(low - base, high - base, vma.prot, memory, low)
+            self.calls.map_object(low - base, high - base, vma.prot, memory, low, private=vma.kind is VmaKind.FILE)
 
     def _account(self, vma: Vma, change: int) -> None:
         self.total_vm += change
@@ -356,6 +374,8 @@ class MemoryManager:
         if old == prot:
             self._merge_around(bisect_right(self._starts, vma.start) - 1)
             return
+        if prot & PROT_WRITE and vma.kind is VmaKind.FILE:
+            require(vma.object, vma.offset, vma.length)
         self._account(vma, -vma.length)
         vma.prot = prot
         if prot & PROT_WRITE and vma.kind is VmaKind.FILE:
@@ -371,15 +391,28 @@ class MemoryManager:
         self._account(vma, vma.length)
         if not prot:
             self.calls.unmap(vma.start, vma.end)
-        elif not old:
+        elif not old or isinstance(vma.object, PagedMemory):
             self._map_host(vma)
         else:
             self.calls.protect(vma.start, vma.end, prot)
         self._merge_around(bisect_right(self._starts, vma.start) - 1)
 
-    def map_again(self, vma: Vma) -> None:
-        """Make the stub map ``vma`` once more: a thread faulted on what another thread's batch has yet to map."""
-        self._map_host(vma)
+    def map_again(self, vma: Vma, address: int) -> None:
+        """Make the stub map ``vma`` at ``address`` once more: a thread faulted on what another thread's batch has yet to map, or on a chunk that has come."""
+        if not isinstance(vma.object, PagedMemory):
+            self._map_host(vma)
+            return
+        base = vma.offset - vma.start
+        chunk_size = vma.object.chunk_size
+        low = (address + base) // chunk_size * chunk_size - base
+        self.map_present(vma, max(vma.start, low), min(vma.end, low + chunk_size))
+
+    def absent_at(self, address: int) -> Vma | None:
+        """The VMA at ``address`` if its pages there must be asked for before anyone can touch them."""
+        vma = self.find(address)
+        if vma is None or not isinstance(vma.object, PagedMemory) or vma.object.is_present(vma.offset + address - vma.start):
+            return None
+        return vma
 
     # -- brk --------------------------------------------------------------------------------------------------------------------------------
 
@@ -416,7 +449,16 @@ class MemoryManager:
 
     def populate_fault(self, address: int, write: bool) -> bool:
         """Usercopy met a mapped but unbacked page; True to try again."""
-        return self.grow_stack(address)
+        vma = self.find(address)
+        if vma is None or not isinstance(vma.object, PagedMemory) or write or not vma.prot:
+            return self.grow_stack(address)
+        try:
+            offset = vma.offset + address - vma.start
+            vma.object.require(offset, offset + 1)
+        except OSError:
+            return False
+        self.map_again(vma, address)
+        return vma.object.is_present(offset)
 
     def grow_stack(self, address: int) -> bool:
         """Extend a MAP_GROWSDOWN mapping down to ``address`` if the rules allow."""

@@ -13,6 +13,7 @@ from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.pid_table import PidTable
 
 if TYPE_CHECKING:
+    from polynix.ipc.objects import Channel, Vmo
     from polynix.kernelproc.clock import Clock
     from polynix.kernelproc.engine import Engine
     from polynix.kernelproc.kthreads import KernelThreads
@@ -37,6 +38,10 @@ class UtsNamespace:
 
     def copy(self) -> UtsNamespace:
         return UtsNamespace(self.nodename, self.domainname)
+
+
+def _no_pager(backing: Vmo, block_size: int) -> Channel:
+    raise NotImplementedError("this kernel was started without a pager")
 
 
 class Kernel:
@@ -65,6 +70,7 @@ class Kernel:
         self.holds = Holds(self)
         self.cpus = frozenset(os.sched_getaffinity(0))
         self.region: SharedRegion | None = None
+        self.create_pager: Callable[[Vmo, int], Channel] = _no_pager  # (memory that holds an image, its block size) -> the client's end of a Pager
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
 
     def current_task(self) -> Task:

@@ -41,6 +41,9 @@ from polynix.kernelproc.task.kernel_tasks import start_builtin_init, start_kthre
 from polynix.kernelproc.task.out_of_memory import MemoryWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from polynix.ipc.objects import Channel, Vmo
     from polynix.kernelproc.options import ContainerOptions
 
 log = logging.getLogger(__name__)
@@ -54,13 +57,14 @@ class BootError(Exception):
     expected = True
 
 
-def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket) -> int:
-    """The kernel process from boot to the container's end; returns its exit status."""
+def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket, create_pager: Callable[[Vmo, int], Channel]) -> int:
+    """The kernel process from boot to the container's end; returns its exit status. ``create_pager`` is ``Kernel.create_pager``."""
     logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
     raise_descriptor_limit()
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.isatty():
         sys.stderr.reconfigure(newline="\r\n")  # the caller's terminal is raw meanwhile
     kernel = build_kernel(options)
+    kernel.create_pager = create_pager
     mount_file_systems(kernel, options)
     enable_features(kernel, options)
     start_tracing(kernel, options)
@@ -147,6 +151,10 @@ def mount_file_systems(kernel: Kernel, options: ContainerOptions) -> None:
         mount_all(kernel, options)
     except Errno as error:
         raise BootError(f"cannot mount the container's file systems: {os.strerror(error.errno)}") from error
+    except Exception as error:
+        if not getattr(error, "expected", False):
+            raise
+        raise BootError(f"rootfs {options.rootfs!r}: {error}") from error
     start_kthreadd(kernel)
 
 

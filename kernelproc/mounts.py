@@ -28,6 +28,7 @@ from polynix.kernelproc.vfs.namespace import Namespace, NamespaceNode
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.options import Bind, ContainerOptions
+    from polynix.kernelproc.vfs.file_system import FileSystem
 
 # type, mount point, data, flags
 VIRTUAL: Final = (
@@ -51,7 +52,7 @@ class BootTask:
 def mount_all(kernel: Kernel, options: ContainerOptions) -> None:
     """Build ``kernel.namespace``. Errors: what opening the root or a bind gives."""
     register_parts(kernel)
-    lower = new_hostfs(kernel, os.fsencode(options.rootfs), immutable=True)
+    lower = new_lower(kernel, os.fsencode(options.rootfs))
     memory = kernel.memory_limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     kernel.namespace = Namespace(new_overlay(kernel, lower, size=memory * 3 // 4))  # a full disk should come before a full memory
     task: Any = BootTask(kernel)
@@ -62,6 +63,15 @@ def mount_all(kernel: Kernel, options: ContainerOptions) -> None:
         kernel.namespace.mount(fs, directory_at(task, path), flags | MS_RELATIME)
     for bind in options.binds:
         mount_bind(kernel, task, bind)
+
+
+def new_lower(kernel: Kernel, path: bytes) -> FileSystem:
+    """The read-only tree that the container's root shows: a directory of the host, or the image of a file system. Errors: Errno, ImageError."""
+    if os.path.isdir(path):
+        return new_hostfs(kernel, path, immutable=True)
+    from polynix.kernelproc.fs.image import new_image  # few containers have one
+
+    return new_image(kernel, path)
 
 
 def register_parts(kernel: Kernel) -> None:

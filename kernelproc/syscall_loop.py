@@ -35,6 +35,7 @@ from polynix.kernelproc.syscalls.table import MAX_SYSCALLS, entries, names
 from polynix.kernelproc.syscalls.types import NO_RETURN
 from polynix.kernelproc.task.exit import address_space_died, begin_group_exit, exit_task
 from polynix.kernelproc.task.out_of_memory import wait_for_memory
+from polynix.kernelproc.task.page_in import page_in
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, EIO, ENOSYS
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
@@ -345,7 +346,11 @@ class SyscallLoop:
         signo, code, address, trap, error = slot.fault()
         if signo == SIGSEGV and trap == TRAP_PAGE_FAULT:
             if self.handle_page_fault(task, address, error):
-                self.return_to_user(task, None)
+                if task.mm.absent_at(address) is None:
+                    self.return_to_user(task, None)
+                else:
+                    routine = task.routine = Routine(page_in(task, address), "page-in", task, self._routine_done(task))
+                    self.engine.start(routine)
                 return
             vma = task.mm.find(address)
             code = SEGV_ACCERR if vma is not None else SEGV_MAPERR
@@ -379,7 +384,7 @@ class SyscallLoop:
         self._last_fault = (task.tid, address, count)
         if count > ENDLESS_FAULTS:
             return False
-        mm.map_again(vma)
+        mm.map_again(vma, address)
         return True
 
     # -- stubs ------------------------------------------------------------------------------------------------------------------------------

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from polynix.ipc.compression import unpacker
 from polynix.ipc.objects import Vmo
-from polynix.ipc.protocols.pager import PagerCompressedBlock, PagerCompression, PagerExtent
+from polynix.ipc.protocols.pager import PagerCompressedBlock, PagerExtent
 
 MAX_BLOCKS = 1 << 20  # extents or compressed blocks of one file
-
-
-class UnsupportedCompression(Exception):
-    """Nothing here unpacks it; the text names it."""
 
 
 class FileBlocks(ABC):
@@ -97,46 +94,4 @@ def read_whole(backing: Vmo, count: int, position: int) -> bytes:
     data = backing.read(count, position)
     if len(data) < count:
         raise ValueError("the backing memory ends early")
-    return data
-
-
-def unpacker(compression: int) -> Callable[[bytes, int], bytes]:
-    """``unpack(data, limit)`` for one kind of compression; a block that grows beyond ``limit`` bytes is damaged.
-    Errors: UnsupportedCompression.
-    """
-    if compression == PagerCompression.GZIP:
-        return _gunzip
-    if compression in (PagerCompression.XZ, PagerCompression.LZMA):
-        return _unxz
-    if compression == PagerCompression.ZSTD:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise UnsupportedCompression("zstd (the package zstandard is not installed)") from error
-        return lambda data, limit: _bounded(zstandard.ZstdDecompressor().decompress(data, max_output_size=limit), limit)
-    name = PagerCompression(compression).name.lower() if compression in set(PagerCompression) else str(compression)
-    raise UnsupportedCompression(name)
-
-
-def _gunzip(data: bytes, limit: int) -> bytes:
-    import zlib
-
-    try:
-        return _bounded(zlib.decompressobj().decompress(data, limit + 1), limit)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-
-
-def _unxz(data: bytes, limit: int) -> bytes:
-    import lzma
-
-    try:
-        return _bounded(lzma.LZMADecompressor().decompress(data, limit + 1), limit)
-    except lzma.LZMAError as error:
-        raise ValueError(str(error)) from error
-
-
-def _bounded(data: bytes, limit: int) -> bytes:
-    if len(data) > limit:
-        raise ValueError("a block that unpacks to more than a block")
     return data

@@ -11,9 +11,12 @@ import gc
 import os
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.options import ContainerOptions
+
+if TYPE_CHECKING:
+    from polynix.ipc.objects import Channel, Vmo
 
 
 def fork_kernel_process(options: ContainerOptions, directory: str, peer: socket.socket, *, close: tuple[int, ...] = ()) -> Any:
@@ -40,7 +43,7 @@ def kernel_process(options: ContainerOptions, directory: str, peer: socket.socke
         check_host()
         from polynix.kernelproc.main import run_kernel
 
-        status = run_kernel(options, os.path.join(directory, "control"), peer)
+        status = run_kernel(options, os.path.join(directory, "control"), peer, create_pager)
     except BaseException as error:
         _report(peer, error)
     finally:
@@ -48,6 +51,17 @@ def kernel_process(options: ContainerOptions, directory: str, peer: socket.socke
 
         shutil.rmtree(directory, ignore_errors=True)
         os._exit(status)
+
+
+def create_pager(backing: Vmo, block_size: int) -> Channel:
+    """A pager thread of the kernel process's own, made when an image is mounted."""
+    from polynix.ipc.objects import Channel
+    from polynix.ipc.protocols.manager import ManagerCreatePagerRequest
+    from polynix.runner.pager import Pager
+
+    client_end, server_end = Channel.create()
+    Pager().create(ManagerCreatePagerRequest(backing_vmo=backing, block_size=block_size, pager=server_end))
+    return client_end
 
 
 def _detach(close: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ Python API.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 
 from polynix.kernelproc.options import Bind
@@ -78,13 +79,14 @@ def parse_size(text: str) -> int:
 
 
 def check_rootfs(path: str) -> str:
-    """A readable directory; returns its absolute path."""
+    """A readable directory, or a file or block device with the image of a file system; returns its absolute path."""
     path = os.path.abspath(path)
     if not os.path.exists(path):
         raise ParameterError(f"rootfs {path!r} does not exist")
-    if not os.path.isdir(path):
-        raise ParameterError(f"rootfs {path!r} is not a directory")
-    if not os.access(path, os.R_OK | os.X_OK):
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+        raise ParameterError(f"rootfs {path!r} is neither a directory nor an image")
+    if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(kind) else 0)):
         raise ParameterError(f"rootfs {path!r} is not readable")
     return path
 

@@ -67,10 +67,10 @@ def cli() -> None:
 )
 @click.option(
     "--rootfs",
-    metavar="DIR",
+    metavar="DIR|IMAGE",
     default="/",
     show_default=True,
-    help="Root directory: the read-only lower layer of an overlay in memory.",
+    help="Root directory, or image of an ext2-4 or squashfs file system: the read-only lower layer of an overlay in memory.",
 )
 @click.option(
     "--bind",

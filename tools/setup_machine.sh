@@ -10,7 +10,7 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 TOOLS="gcc:gcc make:make python3:python3"
 GUESTS="busybox:busybox-static bash:bash dash:dash gawk:gawk bc:bc sqlite3:sqlite3 xz:xz-utils gzip:gzip tar:tar git:git make:make gcc:gcc perl:perl
 python3:python3 ps:procps stress-ng:stress-ng openssl:openssl diff:diffutils find:findutils grep:grep sed:sed script:bsdutils strace:strace setpriv:util-linux
-getfattr:attr getfacl:acl less:less nano:nano vim:vim tmux:tmux"
+getfattr:attr getfacl:acl less:less nano:nano vim:vim tmux:tmux mke2fs:e2fsprogs mksquashfs:squashfs-tools"
 
 missing_packages() {
     for pair in "$@"; do

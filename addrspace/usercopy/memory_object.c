@@ -313,7 +313,7 @@ PyTypeObject MemoryObjectType = {
     .tp_doc = "MemoryObject(fd, writable=True, owns_fd=True): the pages behind a descriptor, shareable between address spaces.",
     .tp_basicsize = sizeof(MemoryObject),
     .tp_weaklistoffset = offsetof(MemoryObject, weakrefs),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .tp_new = memory_object_new,
     .tp_init = memory_object_init,
     .tp_dealloc = memory_object_dealloc,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
+from polynix.addrspace.paged_memory import require
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.host_call import call
 from polynix.kernelproc.fs.tmpfs_file import INLINE_MAX, TmpfsFile, TmpfsFileOps, TmpfsNode, new_memory_object
@@ -109,7 +110,7 @@ class OverlayFile(OverlayNode, TmpfsFile):
         content: MemoryObject = self.lower.ops.memory()  # type: ignore[union-attr]
         size = min(node.size, content.size())
         memory = new_memory_object(self.overlay.kernel, size)
-        await self.overlay.kernel.kthreads.run_in_thread(call, memory.copy_from, content, 0, 0, size)
+        await self.overlay.kernel.kthreads.run_in_thread(_copy, memory, content, size)
         if self.lower is not None:  # nobody was faster
             self._load_xattrs()
             node.size = size
@@ -132,7 +133,7 @@ class OverlayFile(OverlayNode, TmpfsFile):
             else:
                 size = min(length, content.size())
                 memory = new_memory_object(self.overlay.kernel, size)
-                call(memory.copy_from, content, 0, 0, size)
+                _copy(memory, content, size)
                 node.size = size
         if length == 0:
             node.size = 0
@@ -179,3 +180,7 @@ class OverlayFileOps(TmpfsFileOps):
             return self.below.get_memory(file, task, length, offset, protection, shared)
         return super().get_memory(file, task, length, offset, protection, shared)
 
+
+def _copy(memory: MemoryObject, content: MemoryObject, size: int) -> None:
+    call(require, content, 0, size)
+    call(memory.copy_from, content, 0, 0, size)

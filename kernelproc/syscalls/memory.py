@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, MemoryManager, page_up
+from polynix.addrspace.paged_memory import PagedMemory
 from polynix.addrspace.remap import remap
 from polynix.addrspace.vma import VmaKind
 from polynix.kernelproc.errno import Errno
@@ -337,7 +338,7 @@ def mincore(task: Task, address: ULong, length: Size, vector: UserAddress) -> in
     answer = bytearray((end - address) >> 12)
     for vma in mm.overlapping(address, end):
         low, high = max(address, vma.start), min(end, vma.end)
-        if vma.kind is VmaKind.FILE:
+        if vma.kind is VmaKind.FILE and not isinstance(vma.object, PagedMemory):
             ranges = [(low, high)]
         else:
             base = vma.offset + low - vma.start

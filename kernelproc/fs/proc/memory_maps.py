@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from polynix.addrspace.paged_memory import PagedMemory
 from polynix.addrspace.vma import Vma, VmaKind
 from polynix.kernelproc.task.cpu_time import thread_cpu_time
 from polynix.kernelproc.vfs.file_object import FileObject
@@ -44,8 +45,8 @@ def maps(task: Task) -> bytes:
 
 
 def resident(vma: Vma) -> int:
-    """Bytes of a VMA that hold pages. File pages count as present: they are the host's page cache."""
-    if vma.kind is VmaKind.FILE:
+    """Bytes of a VMA that hold pages. Pages of host files count as present: they are the host's page cache."""
+    if vma.kind is VmaKind.FILE and not isinstance(vma.object, PagedMemory):
         return vma.length
     return sum(end - start for start, end in vma.object.data_ranges(vma.offset, vma.length))
 
