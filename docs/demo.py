@@ -34,7 +34,7 @@ def main() -> int:
 
     title("2. A device driver and a watcher, written in Python, in the kernel of real processes")
     text = (HERE / "dice.py").read_text()
-    print(text[text.index("class Dice") :])
+    print(text[text.index("@device") :])
     failed |= run(
         "--feature",
         str(HERE / "dice.py"),
@@ -46,7 +46,9 @@ def main() -> int:
     )
 
     title("3. Break the kernel on purpose: every second write of cat finds no space")
-    run("--feature", "inject:write=ENOSPC@2/cat", "--", "sh", "-c", "for i in 1 2 3; do echo line $i | cat; done")
+    rule = "write:error=ENOSPC,every=2,process=cat"
+    loop = "for i in 1 2 3; do echo line $i | cat; done"
+    run("--fail", rule, "--", "sh", "-c", loop, show=f"polynix run --fail {rule} sh -c '{loop}'")
 
     title("4. Look into a running kernel from outside: its tables are shared memory, looking costs it nothing")
     work = "for i in 1 2 3; do (while :; do :; done) & done; find /usr -type f | xargs -n 200 -P 3 md5sum >/dev/null 2>&1"

@@ -6,12 +6,10 @@ Load it with ``polynix run --feature docs/dice.py -- head -c 8 /dev/dice``.
 import random
 import sys
 
-from polynix.kernelproc.observer import SyscallObserver
-from polynix.kernelproc.registry import modules
-from polynix.kernelproc.uapi.unistd import SYSCALLS
-from polynix.kernelproc.vfs.ops import FileOps
+from polynix.scripting import FileOps, device, hook
 
 
+@device("/dev/dice", mode=0o444)
 class Dice(FileOps):
     """Reading it rolls dice."""
 
@@ -21,15 +19,7 @@ class Dice(FileOps):
         return out.write(bytes(random.choices(b"123456", k=min(out.remaining, 4096))))
 
 
-class WhoStarts(SyscallObserver):
-    """Sees each system call of each process; it could also answer in the kernel's place."""
-
-    def enter(self, task, number, arguments):
-        if number == SYSCALLS["execve"]:
-            print(f"kernel: {task.comm.decode()} (pid {task.pid}) starts another program", file=sys.stderr)
-
-
-@modules.module("dice")
-def initialise(kernel, arguments):
-    kernel.devices.register(242, 0, lambda task, dev, node, flags: Dice(), name=b"dice", mode=0o444)
-    kernel.syscall_observers.append(WhoStarts())
+@hook("execve")
+def who_starts(call):
+    """Sees each start of a program; by its return value it could also answer in the kernel's place."""
+    print(f"kernel: {call.process} (pid {call.pid}) starts {call.path}", file=sys.stderr)

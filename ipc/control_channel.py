@@ -1,7 +1,8 @@
 """The plainest control channel between a container's kernel process and whoever started it: JSON messages over one zmq pair.
 
 Messages are objects with an ``op``. To the kernel: ``spawn``, ``signal``, ``window_size``, ``terminal``, ``pause``, ``resume``,
-``shutdown``. From it: ``ready``, ``spawned``, ``failed``, ``exited``, ``suspend``, ``input_wanted``, ``noted`` (a signal).
+``script``, ``shutdown``. From it: ``ready``, ``spawned``, ``failed``, ``exited``, ``suspend``, ``input_wanted``, ``noted`` (a
+signal), ``scripted``.
 Descriptors travel beside, on a unix socket (:func:`send_descriptors`), each set under the number of the message it belongs to.
 The FIDL-style channels replace this; nothing else knows the format.
 """

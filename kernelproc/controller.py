@@ -90,6 +90,10 @@ class Controller:
             self._pause()
         elif op == "resume":
             self._resume()
+        elif op == "script":
+            from polynix.kernelproc.scripting.requests import answer  # few containers are scripted
+
+            self.send("scripted", id=message["id"], **answer(self.kernel, message))
         elif op == "shutdown":
             self.kernel.engine.stop()
         else:

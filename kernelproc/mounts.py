@@ -63,6 +63,9 @@ def mount_all(kernel: Kernel, options: ContainerOptions) -> None:
         kernel.namespace.mount(fs, directory_at(task, path), flags | MS_RELATIME)
     for bind in options.binds:
         mount_bind(kernel, task, bind)
+    for text in options.tmpfs:
+        path, _, data = os.fsencode(text).partition(b":")
+        kernel.namespace.mount(kernel.filesystems.make(b"tmpfs", kernel, None, b"tmpfs", 0, data), directory_at(task, path), MS_NOSUID | MS_NODEV | MS_RELATIME)
 
 
 def new_lower(kernel: Kernel, path: bytes) -> FileSystem:

@@ -18,9 +18,8 @@ class SyscallObserver:
     def started(self, task: Task, argv: list[bytes], env: list[bytes]) -> None:
         """The container's owner started a program; its exec is no system call."""
 
-    def enter(self, task: Task, number: int, arguments: tuple[int, ...]) -> int | None:
-        """A system call begins; the arguments are the raw registers. A result answers it in the kernel's place (fault injection)."""
-        return None
+    def enter(self, task: Task, number: int, arguments: tuple[int, ...]) -> None:
+        """A system call begins; the arguments are the raw registers. Whoever wants to change it is a hook (:mod:`polynix.kernelproc.hooks`)."""
 
     def leave(self, task: Task, number: int, arguments: tuple[int, ...], result: int | None) -> None:
         """It ends with ``result`` (``-errno`` included); None when it does not return in the usual way."""

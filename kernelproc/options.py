@@ -23,6 +23,7 @@ class ContainerOptions:
 
     rootfs: str = "/"
     binds: list[Bind] = field(default_factory=list)
+    tmpfs: list[str] = field(default_factory=list)  # PATH[:OPTIONS] of empty file systems in memory
     hostname: str = ""  # empty: the host's
     features: list[str] = field(default_factory=list)  # NAME[:ARGS]
     strace: str | None = None  # filter in strace's notation; None: off

@@ -18,9 +18,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from polynix.ipc.control_channel import Message
+from polynix.kernelproc.hook_rule import HookRule, RuleError
 from polynix.kernelproc.options import Bind, ContainerOptions
 from polynix.runner import parameters
 from polynix.runner.connection import ContainerError, KernelConnection
+from polynix.runner.hooks import Scriptable
 
 PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT
@@ -30,13 +32,14 @@ Argument = str | bytes | os.PathLike[Any]
 Stream = int | IO[Any] | None
 
 
-class Container:
+class Container(Scriptable):
     """One container with a kernel of its own; a context manager. Leaving it kills what still runs in it.
 
     Parameters are those of the command line: ``rootfs`` is the read-only lower layer, ``binds`` are ``Bind``s or
     ``SRC:DST[:ro]`` texts, ``user`` is ``(uid, gid)`` or ``UID[:GID]`` inside, ``env`` replaces the caller's environment,
     ``memory`` is bytes or a text such as ``512M``, ``strace`` is a filter (``"all"``) whose output goes to ``strace_file`` or
-    standard error. Errors: ``ParameterError`` (a ValueError), :class:`ContainerError`.
+    standard error, ``tmpfs`` are empty file systems in memory (``PATH[:size=64K]``), ``hooks`` are rules of :mod:`polynix.scripting`.
+    Errors: ``ParameterError`` (a ValueError), :class:`ContainerError`.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Container:
         *,
         rootfs: str | os.PathLike[str] = "/",
         binds: Sequence[str | Bind] = (),
+        tmpfs: Sequence[str] = (),
+        hooks: Sequence[HookRule] = (),
         workdir: str | None = None,
         env: Mapping[str, str] | None = None,
         user: str | tuple[int, int] = (0, 0),
@@ -60,6 +65,7 @@ class Container:
         self.options = ContainerOptions(
             rootfs=parameters.check_rootfs(os.fspath(rootfs)),
             binds=[bind if isinstance(bind, Bind) else parameters.parse_bind(bind) for bind in binds],
+            tmpfs=[parameters.check_tmpfs(text) for text in tmpfs],
             hostname=parameters.check_hostname(hostname),
             features=list(features),
             strace=strace,
@@ -78,12 +84,18 @@ class Container:
         self._in_process = _in_process
         self.connection: KernelConnection | None = None
         self.messages_heard = 0
+        self._requests = 0
+        self._answers: dict[int, Message] = {}
+        super().__init__(hooks)
 
     def start(self) -> Container:
         """Start the kernel process; :meth:`spawn` does it when needed."""
         with self._lock:
             if self.connection is None:
                 self.connection = KernelConnection(self.options, in_process=self._in_process)
+                unsent, self._unsent = self._unsent, []
+                for method, fields in unsent:
+                    self.script(method, **fields)
         return self
 
     def __enter__(self) -> Container:
@@ -125,6 +137,29 @@ class Container:
 
     # -- for Process and the command line ----------------------------------------------------------------------------------------
 
+    def script(self, method: str, **fields: Any) -> Any:
+        """Ask the kernel process for something of :mod:`polynix.kernelproc.scripting.requests`, and wait for the answer. Errors: RuleError with its text."""
+        with self._lock:
+            self._requests += 1
+            request = self._requests
+            self.send("script", id=-request, method=method, parameters=fields)  # negative: no program's number
+            while -request not in self._answers:
+                if self.connection is None:
+                    raise ContainerError("the container does not run")
+                self.pump(None)
+            answer = self._answers.pop(-request)
+        if "error" in answer:
+            raise RuleError(answer["error"])
+        return answer["result"]
+
+    def script_later(self, method: str, **fields: Any) -> None:
+        """:meth:`script`, at the start if the container does not run yet."""
+        with self._lock:
+            if self.connection is None:
+                self._unsent.append((method, fields))
+            else:
+                self.script(method, **fields)
+
     def request_spawn(self, process: Process, descriptors: Sequence[int], fields: dict[str, Any]) -> None:
         """Send the request and wait until the program has started."""
         with self._lock:
@@ -160,6 +195,8 @@ class Container:
     def _note(self, message: Message) -> None:
         if message["op"] in self.on_event:
             self.on_event[message["op"]]()
+        if message["op"] == "scripted":
+            self._answers[message["id"]] = message
         process = self.processes.get(message.get("id", 0))
         if process is None:
             return

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 
+from polynix.kernelproc.hook_rule import HookRule, RuleError, parse_rule
 from polynix.kernelproc.options import Bind
 
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -32,6 +33,25 @@ def parse_bind(text: str) -> Bind:
     if not os.path.exists(source):
         raise ParameterError(f"bind source {source!r} does not exist")
     return Bind(source, target, mode == "ro")
+
+
+def check_tmpfs(text: str) -> str:
+    """``PATH[:OPTIONS]``, mount(8)'s options of a tmpfs: ``/data:size=64K``."""
+    path, _, options = text.partition(":")
+    if not path.startswith("/"):
+        raise ParameterError(f"tmpfs {text!r} does not begin with an absolute path")
+    known = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks")
+    if any(option.partition("=")[0] not in known for option in filter(None, options.split(","))):
+        raise ParameterError(f"tmpfs {text!r} has an option that is none of {', '.join(known)}")
+    return text
+
+
+def parse_hook(action: str, text: str) -> HookRule:
+    """``CALL[+CALL…][:KEY=VALUE[,KEY=VALUE…]]``, as ``polynix run --fail`` takes it."""
+    try:
+        return parse_rule(action, text)
+    except RuleError as error:
+        raise ParameterError(str(error)) from None
 
 
 def parse_user(text: str) -> tuple[int, int]:

@@ -30,6 +30,14 @@ Examples:
   polynix run --bind .:/src:ro --workdir /src make -j4
   polynix run --rootfs ./debian --user 1000 -- sh -c 'id; ls /'
   polynix run --memory 256M --pids 50 ./untrusted
+  polynix run --fail 'write:path=/data/*,error=ENOSPC,after=3' ./program
+  polynix run --shorten 'read:count=7' --kill 'fsync:after=4' -- make
+
+\b
+A RULE of --fail, --delay, --shorten and --kill is CALL[+CALL...][:KEY=VALUE,...].
+CALL is a system call's name, a glob, or %read %write %space %disk %memory. Keys:
+path (a glob), process (a glob or pid), after, every, times, probability, seed;
+error=ENOSPC (fail), seconds=0.1 (delay), count=1 (shorten), signal=TERM (kill).
 
 \b
 Exit status: the program's; 128+n when signal n killed it; 125 when polynix itself
@@ -79,6 +87,7 @@ def cli() -> None:
     multiple=True,
     help="Show a host file or directory inside; writes reach the host. Repeatable.",
 )
+@click.option("--tmpfs", metavar="PATH[:OPTIONS]", multiple=True, help="Mount an empty file system in memory: /data:size=64K. Repeatable.")
 @click.option("--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside.")
 @click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable.")
 @click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable.")
@@ -87,6 +96,10 @@ def cli() -> None:
 @click.option(
     "--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module, or the modules of a Python file (./FILE.py). Repeatable."
 )
+@click.option("--fail", "failing", metavar="RULE", multiple=True, help="Let system calls fail (see below). Repeatable.")
+@click.option("--delay", "delayed", metavar="RULE", multiple=True, help="Let system calls begin later. Repeatable.")
+@click.option("--shorten", "shortened", metavar="RULE", multiple=True, help="Let system calls transfer fewer bytes. Repeatable.")
+@click.option("--kill", "killed", metavar="RULE", multiple=True, help="Kill the caller of system calls. Repeatable.")
 @click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's.")
 @click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads.")
 @click.option(

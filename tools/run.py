@@ -30,6 +30,10 @@ def run_program(
     environment_files: tuple[str, ...],
     memory: str,
     pids: int | None,
+    failing: tuple[str, ...],
+    delayed: tuple[str, ...],
+    shortened: tuple[str, ...],
+    killed: tuple[str, ...],
     **options: Any,
 ) -> int:
     """Returns the exit status for the shell. Errors: ParameterError."""
@@ -37,7 +41,9 @@ def run_program(
     for path in environment_files:
         variables.update(parameters.read_environment_file(path))
     variables.update(parameters.parse_environment(text) for text in environment)
+    given = (("fail", failing), ("delay", delayed), ("shorten", shortened), ("kill", killed))
     container = Container(
+        hooks=[parameters.parse_hook(action, text) for action, texts in given for text in texts],
         env=variables,
         memory=parameters.parse_size(memory) if memory else 0,
         pids=pids or 0,

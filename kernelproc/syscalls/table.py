@@ -51,11 +51,19 @@ def syscall(name: str | None = None) -> Callable[[Function], Function]:
 def _at_first_use(number: int, function: Callable[..., Any], call_name: str) -> Entry:
     """An entry that replaces itself by the compiled decoder: few programs use more than a quarter of the table, and every start would pay for it all."""
 
-    def entry(*arguments: Any) -> Any:
+    def entry_at_first_use(*arguments: Any) -> Any:
         decoder = entries[number] = compile_decoder(function, call_name)
         return decoder(*arguments)
 
-    return entry
+    return entry_at_first_use
+
+
+def compiled(number: int) -> Entry | None:
+    """The entry of call ``number`` in the form that stays in the table, so that it can be wrapped and put back."""
+    name = names.get(number, "")
+    if name in functions and getattr(entries[number], "__name__", "") == "entry_at_first_use":
+        entries[number] = compile_decoder(functions[name], name)
+    return entries[number]
 
 
 def compile_decoder(function: Callable[..., Any], call_name: str) -> Entry:

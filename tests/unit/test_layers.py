@@ -15,19 +15,21 @@ MAY_IMPORT = {
     "kernelproc": {"kernelproc", "addrspace", "ipc"},
     "runner": {"runner", "ipc", "polynix", "kernelproc"},
     "tools": {"tools", "polynix", "runner", "ipc", "kernelproc"},
-    "polynix": {"polynix", "runner"},
+    "polynix": {"polynix", "runner", "kernelproc"},
 }
 # Of the kernel, those above it know what it is started with and what it shows, and nothing of how it works.
 FROM_KERNELPROC = {
-    "runner": {"main", "options", "host_check", "region_layout", "shared_region"},
+    "runner": {"main", "options", "host_check", "region_layout", "shared_region", "hook_rule"},
+    "polynix": {"hook_rule", "hooks", "scripting", "vfs", "errno"},  # what polynix.scripting shows
     "tools": {"host_accounting", "latency_buckets", "region_layout", "shared_region", "uapi"},
 }
 # kernelproc's floors, bottom to top; a file imports only from its own floor and those below. TYPE_CHECKING and deferred imports are free.
 FLOORS = (
-    {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting", "latency_buckets"},
+    {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting"}
+    | {"latency_buckets", "hook_rule", "trace_layout"},
     {"engine", "wait_queue", "kthreads", "fidl_loop"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power"},
-    {"fs", "devices", "net", "syscalls", "modules", "inspector"},
+    {"fs", "devices", "net", "syscalls", "modules", "inspector", "hooks", "scripting", "trace"},
     {"syscall_loop", "mounts", "controller", "programs", "container", "console_session", "outgoing_directory", "strace", "init"},
     {"main"},
 )

@@ -1,0 +1,91 @@
+"""The hooks of a kernel, and how they come into the table of system calls."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from polynix.addrspace._usercopy import Fault
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.hooks.call import SystemCall
+from polynix.kernelproc.hooks.hook import Hook, Outcome, settled
+from polynix.kernelproc.syscalls import table
+from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.errno import EFAULT, ENOSYS
+
+if TYPE_CHECKING:
+    from polynix.kernelproc.hook_rule import HookRule
+    from polynix.kernelproc.kernel import Kernel
+    from polynix.kernelproc.task.task import Task
+
+
+class HookTable:
+    """All hooks in force, in ``kernel.expando``; a call passes its hooks in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.hooks: dict[int, Hook] = {}  # by the owner's number
+        self._by_call: dict[int, list[Hook]] = {}
+        self._originals: dict[int, table.Entry | None] = {}
+
+    def add(self, kernel: Kernel, number: int, rule: HookRule) -> Hook:
+        """Put ``rule`` in force as hook ``number``."""
+        hook = self.hooks[number] = Hook(kernel, rule)
+        for call in rule.numbers():
+            hooks = self._by_call.setdefault(call, [])
+            if not hooks:
+                self._originals[call] = original = table.compiled(call)
+                table.entries[call] = _hooked(call, original, hooks)
+            hooks.append(hook)
+        return hook
+
+    def remove(self, number: int) -> None:
+        """Take a hook away; calls in progress end as they began. Errors: KeyError."""
+        hook = self.hooks.pop(number)
+        for call in hook.rule.numbers():
+            hooks = self._by_call[call]
+            hooks.remove(hook)
+            if not hooks:
+                del self._by_call[call]
+                table.entries[call] = self._originals.pop(call)
+
+
+def _hooked(number: int, original: table.Entry | None, hooks: list[Hook]) -> table.Entry:
+    """The entry of a hooked call."""
+
+    def carry_out(call: SystemCall) -> Outcome:
+        """The call itself: an int for every usual end, so that hooks see results and not exceptions."""
+        if original is None:
+            track_stub(f"system call {call.name}")
+            return -ENOSYS
+        try:
+            result = original(call.task, *call.arguments)
+        except Errno as error:
+            return -error.errno
+        except Fault:
+            return -EFAULT
+        return _results_of(result) if isinstance(result, Awaitable) else result
+
+    def pass_on(call: SystemCall, taken: list[Hook], index: int) -> Outcome:
+        if index == len(taken):
+            return carry_out(call)
+        return taken[index].act(call, lambda: pass_on(call, taken, index + 1))
+
+    def entry(task: Task, *registers: int) -> Any:
+        call = SystemCall(task, number, list(registers))
+        taken = [hook for hook in hooks if hook.takes(call)]
+        if taken:
+            return pass_on(call, taken, 0)
+        if original is None:
+            return carry_out(call)
+        return original(task, *registers)
+
+    return entry
+
+
+async def _results_of(result: Awaitable[Any]) -> Any:
+    try:
+        return await settled(result)
+    except Errno as error:
+        return -error.errno
+    except Fault:
+        return -EFAULT
