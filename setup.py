@@ -1,4 +1,4 @@
-"""Builds what Python can't do: two extension modules and the stub, the program that restricted processes run.
+"""Builds what Python can't do: extension modules and the stub, the program that restricted processes run.
 
 Everything else about the package is in pyproject.toml.
 """
@@ -98,7 +98,10 @@ def extension(name: str, files: list[str], depends: list[str]) -> Extension:
 
 restricted = [path for path in sources("addrspace/restricted/*.c") if not path.endswith(("/stub.c", "/vdso.c"))]
 usercopy = sources("addrspace/_usercopy*.c", "addrspace/usercopy/*.c")
-extensions = [extension("polynix.addrspace._restricted", restricted, sources("addrspace/restricted/*.h"))]
+extensions = [
+    extension("polynix.addrspace._restricted", restricted, sources("addrspace/restricted/*.h")),
+    extension("polynix.ipc._atomics", ["ipc/_atomics.c"], []),
+]
 if usercopy:
     extensions.append(
         extension("polynix.addrspace._usercopy", usercopy, sources("addrspace/_usercopy*.h", "addrspace/usercopy/*.h"))

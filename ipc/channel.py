@@ -3,32 +3,45 @@
 A message has at most 64 KiB and 64 handles. A written message is in the peer's queue, and stays readable after its writer is gone.
 The other end of a :class:`ChannelEnd` is a :class:`ChannelPeer`: another end of this process, or whatever carries messages to
 another process; an end doesn't know which.
+
+Between processes a writer may be :data:`WINDOW` ahead of the reader, in units of :func:`cost`; beyond that WRITABLE is clear and a write
+gets SHOULD_WAIT. Within a process there is no limit.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, cast
 
-from polynix.ipc.handle import INFINITE, Handle, KernelObject, Transfer
-from polynix.ipc.object_lock import ObjectLock
+from polynix.ipc.handle import INFINITE, Handle, KernelObject, Registration, Transfer
+from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
 
 MAX_BYTES = 65536
 MAX_HANDLES = 64
+WINDOW = 4 << 20  # what may be written and not read, as cost() counts
+MESSAGE_COST = 256
+HANDLE_COST = 64
 
 RIGHTS = (Rights.BASIC & ~Rights.DUPLICATE) | Rights.IO | Rights.SIGNAL | Rights.SIGNAL_PEER
+_READABLE, _WRITABLE = int(Signals.READABLE), int(Signals.WRITABLE)
 
 
-@dataclass(frozen=True, slots=True)
 class Message:
     """What lies in a queue."""
 
-    data: bytes
-    handles: tuple[Transfer, ...] = ()
+    __slots__ = ("data", "handles")
+
+    def __init__(self, data: bytes, handles: tuple[Transfer, ...] = ()) -> None:
+        self.data = data
+        self.handles = handles
+
+    @property
+    def cost(self) -> int:
+        """Bytes that it takes, about: what windows are counted in."""
+        return len(self.data) + MESSAGE_COST + HANDLE_COST * len(self.handles)
 
     def close(self) -> None:
         """Nobody will read it: its handles close."""
@@ -37,13 +50,21 @@ class Message:
 
 
 class ChannelPeer(Protocol):
-    """Where an end's messages go. Calls come with the end's lock held, and must not block."""
+    """Where an end's messages go. Calls come with the lock held, and must not block."""
 
     @property
     def koid(self) -> int: ...
 
+    @property
+    def backlog(self) -> int:
+        """What was delivered there and not read."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the near end must wait before it writes more."""
+
     def deliver(self, message: Message) -> None:
-        """Queue a message at the far end."""
+        """Queue a message at the far end. Errors: ZxStatus for handles that can't go there; nothing was taken then."""
 
     def peer_closed(self) -> None:
         """The near end is gone; nothing more will be delivered."""
@@ -51,30 +72,73 @@ class ChannelPeer(Protocol):
     def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
         """User signals for the far end."""
 
-    def consumed(self, remaining: int) -> None:
-        """The near end was read; ``remaining`` messages are queued in it."""
+    def consumed(self, cost: int, backlog: int) -> None:
+        """The near end has read a message of ``cost``; ``backlog`` is queued in it."""
+
+
+class Holder(Protocol):
+    """The process that holds an end, where it isn't this one. Calls come with the lock held."""
+
+    def push(self, message: Message) -> None:
+        """Send a message to it. Errors: ZxStatus for handles that can't go there; nothing was taken then."""
+
+    def push_closed(self) -> None: ...
+
+    def push_signals(self, clear: Signals, set_: Signals) -> None: ...
+
+    def push_consumed(self, cost: int) -> None:
+        """The other end has read so much."""
+
+
+class EndRegistration(Registration, Protocol):
+    """What the broker knows of an end of this process."""
+
+    def has_read(self, cost: int) -> None:
+        """The oldest message, of ``cost``, has been read."""
 
 
 class ChannelEnd(KernelObject):
     """One end; itself a :class:`ChannelPeer` for the other end of the same process."""
 
-    def __init__(self, lock: ObjectLock | None = None) -> None:
-        super().__init__(lock, Signals.WRITABLE)
+    registration: EndRegistration | None = None
+
+    def __init__(self) -> None:
+        super().__init__(Signals.WRITABLE)
         self.peer: ChannelPeer | None = None
         self.queue: deque[Message] = deque()
+        self.holder: Holder | None = None
+        self.backlog = 0  # what was delivered and not read, here or at the holder
+
+    @classmethod
+    def create(cls) -> tuple[ChannelEnd, ChannelEnd]:
+        """A connected pair."""
+        first, second = cls(), cls()
+        first.peer, second.peer = second, first
+        return first, second
 
     @property
     def related_koid(self) -> int:
         return self.peer.koid if self.peer is not None else 0
 
+    # -- for the handle ----------------------------------------------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        """Errors: PEER_CLOSED, SHOULD_WAIT."""
+        if self.peer is None:
+            raise ZxStatus(Status.PEER_CLOSED)
+        if self.peer.is_full:
+            raise ZxStatus(Status.SHOULD_WAIT, "the reader is behind")
+
     def write(self, message: Message) -> None:
-        with self.lock:
-            if self.peer is None:
-                raise ZxStatus(Status.PEER_CLOSED)
+        with OBJECTS:
+            self.check_writable()
+            assert self.peer is not None
             self.peer.deliver(message)
+            if self.peer.is_full:
+                self.update_signals(Signals.WRITABLE, Signals.NONE)
 
     def read(self, max_bytes: int, max_handles: int) -> Message:
-        with self.lock:
+        with OBJECTS:
             if not self.queue:
                 raise ZxStatus(Status.SHOULD_WAIT if self.peer is not None else Status.PEER_CLOSED)
             message = self.queue[0]
@@ -82,26 +146,59 @@ class ChannelEnd(KernelObject):
                 raise ZxStatus(Status.BUFFER_TOO_SMALL, f"{len(message.data)} bytes, {len(message.handles)} handles")
             self.queue.popleft()
             if not self.queue:
-                self.update_signals(Signals.READABLE, Signals.NONE)
-            if self.peer is not None:
-                self.peer.consumed(len(self.queue))
+                self._pending &= ~_READABLE
+            self.read_so_far(message.cost)
             return message
 
+    # -- for the peer, and for who holds the end in another process --------------------------------------------------------------
+
+    def read_so_far(self, cost: int) -> None:
+        """The oldest message, of ``cost``, has been read."""
+        self.backlog -= cost
+        if self.registration is not None:
+            self.registration.has_read(cost)
+        if self.peer is not None:
+            self.peer.consumed(cost, self.backlog)
+
+    @property
+    def is_full(self) -> bool:
+        return self.holder is not None and self.backlog >= WINDOW
+
     def deliver(self, message: Message) -> None:
-        with self.lock:
-            self.queue.append(message)
-            self.update_signals(Signals.NONE, Signals.READABLE)
+        with OBJECTS:
+            if self.holder is not None:
+                self.holder.push(message)
+            else:
+                self.queue.append(message)
+                if not self._pending & _READABLE:
+                    self.update_signals(Signals.NONE, Signals.READABLE)
+            self.backlog += message.cost
 
     def peer_closed(self) -> None:
-        with self.lock:
+        with OBJECTS:
             self.peer = None
+            if self.holder is not None:
+                self.holder.push_closed()
             self.update_signals(Signals.WRITABLE, Signals.PEER_CLOSED)
+
+    def sever(self) -> None:
+        """Part the ends: each finds the other closed."""
+        with OBJECTS:
+            peer = self.peer
+            self.peer_closed()
+            if peer is not None:
+                peer.peer_closed()
 
     def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
         self.update_signals(clear, set_)
+        if self.holder is not None:
+            self.holder.push_signals(clear, set_)
 
-    def consumed(self, remaining: int) -> None:
-        """The other end doesn't mind how many it has sent."""
+    def consumed(self, cost: int, backlog: int) -> None:
+        if self.holder is not None:
+            self.holder.push_consumed(cost)
+        elif backlog < WINDOW // 2 and not self._pending & _WRITABLE:
+            self.update_signals(Signals.NONE, Signals.WRITABLE)
 
     def on_zero_handles(self) -> None:
         peer, self.peer = self.peer, None
@@ -122,48 +219,74 @@ class Channel(Handle):
     @classmethod
     def create(cls) -> tuple[Channel, Channel]:
         """A connected pair."""
-        lock = ObjectLock()
-        first, second = ChannelEnd(lock), ChannelEnd(lock)
-        first.peer, second.peer = second, first
+        first, second = ChannelEnd.create()
         return cls(first, RIGHTS), cls(second, RIGHTS)
 
     def write(self, data: bytes | bytearray | memoryview, handles: Sequence[Handle] = ()) -> None:
-        """Send a message; its handles are moved, and closed if the write fails.
-        Errors: PEER_CLOSED; OUT_OF_RANGE beyond a limit; BAD_HANDLE; ACCESS_DENIED for a handle without TRANSFER; NOT_SUPPORTED
-        for the channel itself; INVALID_ARGS for a handle given twice.
+        """Send a message; its handles are moved, and closed if the write fails otherwise than by SHOULD_WAIT.
+        Errors: SHOULD_WAIT while WRITABLE is clear; PEER_CLOSED; OUT_OF_RANGE beyond a limit; BAD_HANDLE; ACCESS_DENIED for a handle
+        without TRANSFER; NOT_SUPPORTED for the channel itself, or for a handle that can't go where the peer is; INVALID_ARGS for a
+        handle given twice; NO_RESOURCES.
         """
         try:
             end = cast(ChannelEnd, self._require(Rights.WRITE))
             if len(data) > MAX_BYTES or len(handles) > MAX_HANDLES:
                 raise ZxStatus(Status.OUT_OF_RANGE, f"{len(data)} bytes, {len(handles)} handles")
+            if not handles:
+                end.write(Message(bytes(data)))
+                return
             for handle in handles:
                 if handle is self:
                     raise ZxStatus(Status.NOT_SUPPORTED, "a channel cannot be sent through itself")
                 handle._require(Rights.TRANSFER)
             if len({id(handle) for handle in handles}) != len(handles):
                 raise ZxStatus(Status.INVALID_ARGS, "a handle twice")
-        except ZxStatus:
-            for handle in handles:
-                if handle is not self:
-                    handle.close()
+            with OBJECTS:
+                end.check_writable()
+                message = Message(bytes(data), tuple([handle._move() for handle in handles]))
+                try:
+                    end.write(message)
+                except ZxStatus:
+                    message.close()
+                    raise
+        except ZxStatus as error:
+            if error.status != Status.SHOULD_WAIT:
+                for handle in handles:
+                    if handle is not self:
+                        handle.close()
             raise
-        message = Message(bytes(data), tuple([handle._move() for handle in handles]))
-        try:
-            end.write(message)
-        except ZxStatus:
-            message.close()
-            raise
+
+    async def write_async(self, data: bytes | bytearray | memoryview, handles: Sequence[Handle] = ()) -> None:
+        """As :meth:`write`; waits in an asyncio loop while the reader is behind. Errors: CANCELED."""
+        while True:
+            try:
+                return self.write(data, handles)
+            except ZxStatus as error:
+                if error.status != Status.SHOULD_WAIT:
+                    raise
+            await self.on_signals(Signals.WRITABLE | Signals.PEER_CLOSED)
+
+    def write_blocking(self, data: bytes | bytearray | memoryview, handles: Sequence[Handle] = (), deadline_ns: int = INFINITE) -> None:
+        """As :meth:`write`; blocks while the reader is behind. Errors: TIMED_OUT, CANCELED."""
+        while True:
+            try:
+                return self.write(data, handles)
+            except ZxStatus as error:
+                if error.status != Status.SHOULD_WAIT:
+                    raise
+            self.wait(Signals.WRITABLE | Signals.PEER_CLOSED, deadline_ns)
 
     def read_message(self, max_bytes: int = MAX_BYTES, max_handles: int = MAX_HANDLES) -> Message:
         """As :meth:`read`, with the handles still in flight: for those who pass them on."""
         return cast(ChannelEnd, self._require(Rights.READ)).read(max_bytes, max_handles)
 
     def write_message(self, message: Message) -> None:
-        """Pass on what :meth:`read_message` gave. Errors: PEER_CLOSED; the handles are closed then."""
+        """Pass on what :meth:`read_message` gave. Errors: PEER_CLOSED, and the handles are closed then; SHOULD_WAIT."""
         try:
             cast(ChannelEnd, self._require(Rights.WRITE)).write(message)
-        except ZxStatus:
-            message.close()
+        except ZxStatus as error:
+            if error.status != Status.SHOULD_WAIT:
+                message.close()
             raise
 
     def read(self, max_bytes: int = MAX_BYTES, max_handles: int = MAX_HANDLES) -> tuple[bytes, list[Handle]]:

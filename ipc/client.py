@@ -20,6 +20,7 @@ from polynix.ipc.fidl.coding import close_handles
 from polynix.ipc.fidl.errors import DecodeError
 from polynix.ipc.fidl.message import EPITAPH_ORDINAL, KERNEL_TXID_BIT, MessageHeader, decode_body, decode_epitaph
 from polynix.ipc.handle import INFINITE
+from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 
 P = TypeVar("P", bound=FidlProtocol)
@@ -62,7 +63,7 @@ class PendingCalls:
 
     def send(self, method: Method, payload: Any, finish: Finish | None) -> None:
         """Send a request; a two-way method's ``finish(reply, None)`` or ``finish(None, error)`` is called once, and returns False if the caller has gone.
-        Errors: EncodeError, ZxStatus, why the channel is closed.
+        Errors: EncodeError, ZxStatus, why the channel is closed; SHOULD_WAIT, and nothing was sent, while the server is behind.
         """
         if method.kind is MethodKind.EVENT:
             raise TypeError(f"{method.name} is an event")
@@ -141,7 +142,7 @@ class Client(Generic[P]):
     async def _call(self, method: Method, payload: Any = None) -> Any:
         self.start()
         if method.kind is not MethodKind.TWO_WAY:
-            self._calls.send(method, payload, None)
+            await self._send(method, payload, None)
             return None
         future = asyncio.get_running_loop().create_future()
 
@@ -154,8 +155,17 @@ class Client(Generic[P]):
                 future.set_result(reply)
             return True
 
-        self._calls.send(method, payload, finish)
+        await self._send(method, payload, finish)
         return await future  # if canceled, its entry waits for the reply that will come
+
+    async def _send(self, method: Method, payload: Any, finish: Finish | None) -> None:
+        while True:
+            try:
+                return self._calls.send(method, payload, finish)
+            except ZxStatus as error:
+                if error.status != Status.SHOULD_WAIT:
+                    raise
+            await self.channel.on_signals(Signals.WRITABLE | Signals.PEER_CLOSED)
 
     def start(self) -> None:
         """Listen for replies and events. The first call does it by itself."""
@@ -226,14 +236,15 @@ class BlockingClient(Generic[P]):
             raise TypeError(f"{declared.name} is an event")
         with self._lock:
             if declared.kind is MethodKind.ONE_WAY:
-                self.channel.write(*declared.encode_request(0, request))
+                self.channel.write_blocking(*declared.encode_request(0, request), deadline_ns)
                 return None
             self._txid = _next_txid(self._txid)
             message = declared.encode_request(self._txid, request)
             try:
-                self.channel.write(*message)
+                self.channel.write_blocking(*message, deadline_ns)
             except ZxStatus as error:
                 if error.status != Status.PEER_CLOSED:
+                    close_handles(message[1])
                     raise
             try:
                 return self._wait_for_reply(declared, deadline_ns)

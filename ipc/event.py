@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, cast
 
-from polynix.ipc.handle import Handle, KernelObject
-from polynix.ipc.object_lock import ObjectLock
+from polynix.ipc.handle import Handle
+from polynix.ipc.shareable import ShareableObject
+from polynix.ipc.shared_arena import Slot
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
 
@@ -13,7 +14,7 @@ EVENT_RIGHTS = Rights.BASIC | Rights.IO | Rights.SIGNAL
 EVENTPAIR_RIGHTS = EVENT_RIGHTS | Rights.SIGNAL_PEER
 
 
-class EventObject(KernelObject):
+class EventObject(ShareableObject):
     """Signals that a holder sets."""
 
     user_signals: ClassVar[Signals] = Signals.USER_ALL | Signals.EVENT_SIGNALED
@@ -28,28 +29,51 @@ class Event(Handle):
 
 
 class EventPairEnd(EventObject):
-    """One of two that signal each other."""
+    """One of two that signal each other; where the other's state is in the arena, its handles may be in another process."""
 
-    def __init__(self, lock: ObjectLock) -> None:
-        super().__init__(lock)
-        self.peer: EventPairEnd | None = None
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.end = end
+        self.peer: EventPairEnd | None = None  # as long as this process has handles to it
+        self.peer_koid = 0
+
+    @classmethod
+    def create(cls) -> tuple[EventPairEnd, EventPairEnd]:
+        first, second = cls(0), cls(1)
+        first.join(second)
+        return first, second
+
+    def join(self, peer: EventPairEnd) -> None:
+        """Both ends are in this process."""
+        self.peer, peer.peer = peer, self
+        self.peer_koid, peer.peer_koid = peer.koid, self.koid
 
     @property
     def related_koid(self) -> int:
-        return self.peer.koid if self.peer is not None else 0
+        return 0 if self.pending & Signals.PEER_CLOSED else self.peer_koid
 
     def signal_peer(self, clear: Signals, set_: Signals) -> None:
         """Errors: PEER_CLOSED."""
         with self.lock:
-            if self.peer is None:
+            if self.pending & Signals.PEER_CLOSED:
                 raise ZxStatus(Status.PEER_CLOSED)
-            self.peer.update_signals(clear, set_)
+            if self.peer is not None:
+                self.peer.update_signals(clear, set_)
+            elif self.slot is not None:
+                self.slot.update_signals(1 - self.end, clear, set_)
+
+    def settle(self, slot: Slot) -> None:
+        super().settle(slot)
+        if self.peer is not None and self.peer.slot is None:
+            self.peer.settle(slot)
 
     def on_zero_handles(self) -> None:
         peer, self.peer = self.peer, None
         if peer is not None:
             peer.peer = None
-            peer.update_signals(Signals.NONE, Signals.PEER_CLOSED)
+            if self.slot is None or self.slot.arena.is_broker:  # otherwise the broker tells, who knows of other processes' handles
+                peer.update_signals(Signals.NONE, Signals.PEER_CLOSED)
+        super().on_zero_handles()
 
 
 class EventPair(Handle):
@@ -57,9 +81,7 @@ class EventPair(Handle):
 
     @classmethod
     def create(cls) -> tuple[EventPair, EventPair]:
-        lock = ObjectLock()
-        first, second = EventPairEnd(lock), EventPairEnd(lock)
-        first.peer, second.peer = second, first
+        first, second = EventPairEnd.create()
         return cls(first, EVENTPAIR_RIGHTS), cls(second, EVENTPAIR_RIGHTS)
 
     def signal_peer(self, clear: Signals, set_: Signals) -> None:

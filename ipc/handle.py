@@ -6,30 +6,52 @@ closed, or moved into a message, once. All of it may be used from any thread. So
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
-from polynix.ipc.object_lock import ObjectLock
+from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
+
+if TYPE_CHECKING:
+    import asyncio  # 40 ms, which a process without a loop of it saves
 
 INFINITE = (1 << 63) - 1  # a deadline, in nanoseconds of CLOCK_MONOTONIC
 MAX_WAIT_ITEMS = 64
 
-_koids = itertools.count(1024)
+
+class _Koids:
+    """Where the koids of this process come from: its pid, and a count that starts anywhere."""
+
+    @classmethod
+    def start(cls) -> None:
+        cls.numbers = itertools.count((os.getpid() << 40) + int.from_bytes(os.urandom(4)))
+
+    numbers: ClassVar[itertools.count[int]]
+
+
+_Koids.start()
+os.register_at_fork(after_in_child=_Koids.start)
 
 
 def next_koid() -> int:
-    """A number that no other object of this process has or had."""
-    return next(_koids)
+    """A number that no other object has, here or in another process."""
+    return next(_Koids.numbers)
+
+
+class Registration(Protocol):
+    """What another process knows of an object of this one."""
+
+    def released(self) -> None:
+        """The last handle is gone; called with the lock held."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,11 +66,12 @@ class Observer:
 class KernelObject:
     """The state behind handles. Subclasses keep ``lock`` while they change it."""
 
+    lock = OBJECTS
     user_signals: ClassVar[Signals] = Signals.USER_ALL  # what a holder may set and clear
+    registration: Registration | None = None
 
-    def __init__(self, lock: ObjectLock | None = None, pending: Signals = Signals.NONE) -> None:
+    def __init__(self, pending: Signals = Signals.NONE) -> None:
         self.koid = next_koid()
-        self.lock = lock or ObjectLock()
         self._pending = int(pending)  # plain numbers: flags are ten times as slow
         self._observers: list[Observer] = []
         self._handles = 0
@@ -63,6 +86,11 @@ class KernelObject:
         """The koid of the other end of a pair, 0 otherwise."""
         return 0
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a handle refers to it."""
+        return self._handles > 0
+
     def add_handle(self) -> None:
         with self.lock:
             self._handles += 1
@@ -74,6 +102,8 @@ class KernelObject:
                 self.cancel_waits(handle)
             self._handles -= 1
             if self._handles == 0:
+                if self.registration is not None:
+                    self.registration.released()
                 self.on_zero_handles()
 
     def cancel_waits(self, handle: Handle) -> None:
@@ -127,6 +157,8 @@ class Transfer(NamedTuple):
     kind: type[Handle]
     object: KernelObject
     rights: Rights
+    number: int = 0
+    """Its number in the process's handle table, if it came through a session."""
 
     def arrive(self) -> Handle:
         """The handle at its new owner."""
@@ -261,6 +293,8 @@ class Handle:
 
     async def on_signals(self, signals: Signals) -> Signals:
         """Wait in an asyncio loop. Errors: CANCELED."""
+        import asyncio
+
         object_ = self._require(Rights.WAIT)
         if object_.pending & signals:
             return object_.pending

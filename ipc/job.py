@@ -8,9 +8,13 @@ from polynix.ipc.signals import Rights
 RIGHTS = Rights.BASIC | Rights.IO | Rights.PROPERTY | Rights.ENUMERATE | Rights.DESTROY | Rights.SIGNAL | Rights.MANAGE_JOB
 
 
+class JobObject(KernelObject):
+    """Nothing but a koid."""
+
+
 class Job(Handle):
     """A handle to a container's job; its koid is the container's key."""
 
     @classmethod
     def create(cls) -> Job:
-        return cls(KernelObject(), RIGHTS)
+        return cls(JobObject(), RIGHTS)

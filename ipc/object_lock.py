@@ -1,4 +1,6 @@
-"""The lock of a kernel object, or of both ends of a pair: what must happen outside it happens when it is released.
+"""The lock of all kernel objects of this process: what must happen outside it happens when it is released.
+
+There is one, because a message can carry any object into any other, and two locks would have no order.
 
 Observers and the closing of queued handles may touch other objects. They are noted while the lock is held and run after its last
 release, one after another for each thread, so that a chain of closings neither nests nor meets another object's lock.
@@ -60,3 +62,6 @@ class ObjectLock:
                     log.exception("an observer failed")
         finally:
             _running.due = None
+
+
+OBJECTS = ObjectLock()

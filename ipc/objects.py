@@ -6,6 +6,7 @@ from polynix.ipc.channel import MAX_BYTES, MAX_HANDLES, Channel, Message
 from polynix.ipc.counter import Counter
 from polynix.ipc.event import Event, EventPair
 from polynix.ipc.handle import INFINITE, Handle, Observer, wait_many
+from polynix.ipc.host_file import HostFile
 from polynix.ipc.job import Job
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
@@ -20,6 +21,7 @@ __all__ = [
     "Event",
     "EventPair",
     "Handle",
+    "HostFile",
     "Job",
     "Message",
     "Observer",

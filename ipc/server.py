@@ -85,6 +85,14 @@ class ServerEnd(Generic[P]):
         if header.txid:
             self.channel.write(encode_unknown_method(header))
 
+    async def write(self, data: bytes, handles: list[Any]) -> None:
+        """Send a reply; a loop that can wait while the client is behind overrides this. Errors: ZxStatus."""
+        try:
+            self.channel.write(data, handles)
+        except ZxStatus:
+            close_handles(handles)
+            raise
+
     async def call(self, method: Method, payload: Any) -> Any:
         """Have the implementation do a method."""
         function = getattr(self.implementation, method.attribute)
@@ -108,7 +116,7 @@ class ServerEnd(Generic[P]):
                     raise
                 reply = encode_unknown_method(request.header), []
             if self.channel.is_valid:
-                self.channel.write(*reply)
+                await self.write(*reply)
             else:
                 close_handles(reply[1])
         except ZxStatus as error:
@@ -137,7 +145,7 @@ class ServerEnd(Generic[P]):
     @overload
     def send_event(self, event: Callable[[P], Awaitable[None]]) -> None: ...
     def send_event(self, event: Any, payload: Any = None) -> None:
-        """Send an event, such as ``Manager.on_something``. Errors: EncodeError, ZxStatus."""
+        """Send an event, such as ``Manager.on_something``. Errors: EncodeError, ZxStatus, SHOULD_WAIT among them."""
         self.channel.write(*method_of(self.protocol, event).encode_request(0, payload))
 
     def close(self, epitaph: int | None = None) -> None:
@@ -156,6 +164,9 @@ class Server(ServerEnd[P]):
     def __init__(self, protocol: type[P], implementation: P, channel: Channel) -> None:
         super().__init__(protocol, implementation, channel)
         self._replying: set[asyncio.Task[None]] = set()
+
+    async def write(self, data: bytes, handles: list[Any]) -> None:
+        await self.channel.write_async(data, handles)
 
     async def serve(self) -> None:
         """Serve until either side closes. What is being worked on then is finished, though nobody will read the reply."""

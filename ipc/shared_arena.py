@@ -1,97 +1,134 @@
-"""SharedArena: a POSIX shared memory object in which the words of counters and event pairs lie, for a few trusting processes.
+"""SharedArena: a POSIX shared memory object in which the words of counters, events and event pairs lie, for the processes of a realm.
 
-A runner and a container share one. It holds a table of its processes and slots of 64 bytes, one for each object. Whoever changes a
-word holds the arena's lock, adds one to ``sequence`` and wakes the futex on it: so each process has one thread that sleeps until
-something changes, and nobody polls. The lock is an open-file-description lock, which a killed process drops. Other processes are
-watched by pidfd: when one dies, whatever it held is closed, and every peer sees PEER_CLOSED.
+Slots of 64 bytes, one for each object. All changes are atomic operations: there is no lock, so a process that is killed in the middle
+of a change blocks nobody. Who waits for an object sets its bit in the slot's mask of waiters and sleeps on a futex of its own, its
+*doorbell*; who changes signals afterwards rings the doorbells that the mask names. An object that nobody waits for wakes nobody.
 
-Each process attaches by itself, with a descriptor that it was given (:meth:`SharedArena.attach`); a forked child must not use what
-it inherited. Processes that share an arena can break each other's objects: guests never see one.
+The broker makes the arena and is member 0; the others attach with a descriptor and the number that it gives them. A member claims a
+free slot by putting its number there. The broker takes the slot over when it hears of the object, and frees it when the last handle
+in any process is gone (:mod:`polynix.ipc.session`); what a dead member had claimed and not announced is freed as well.
+
+Members can break each other's objects: they are processes of one user. Guests never see an arena.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
-import logging
 import mmap
 import os
 import secrets
-import select
 import struct
 import threading
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
-from polynix.ipc.futex import futex_wait, futex_wake
-from polynix.ipc.object_lock import ObjectLock
+from polynix.ipc._atomics import Words
+from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 
-log = logging.getLogger(__name__)
-
 MAGIC = 0x52415850  # "PXAR"
-MAX_PROCESSES = 64
+MAX_MEMBERS = 256
 SLOT_SIZE = 64
-DEFAULT_SLOTS = 1024
+DEFAULT_SLOTS = 16384
+BROKER = 0  # its number
 
-# 32-bit words of the header
-_MAGIC, _SLOTS, _SEQUENCE = 0, 1, 2
-# 64-bit words of the header
-_ARENA_ID, _NEXT_OBJECT = 2, 3
-_PROCESSES = 64  # offset; each: pid u64, start time u64
-_FIRST_SLOT = _PROCESSES + 16 * MAX_PROCESSES
-
-# 32-bit words of a slot
-KIND, GENERATION = 0, 1
-SIGNALS = 6  # two
-# 64-bit words of a slot
-KOID, VALUE = 1, 2
-HOLDERS = 4  # two: a bit for each process that has a handle to this end
-
-_FLOCK = struct.Struct("hh4xqqi4x")
+# offsets in the header
+_MAGIC, _SLOTS = 0, 4
+_DOORBELLS = 64
+_FIRST_SLOT = _DOORBELLS + 4 * MAX_MEMBERS
+# offsets in a slot
+_OWNER = 0  # 1 + the member's number, 0: free
+_SIGNALS = 8  # two words of 32 bits
+_VALUE = 16
+_WAITERS = 24
+_WAITER_WORDS = MAX_MEMBERS // 64
 
 
-class SharedEnd(Protocol):
-    """What the arena knows of an object of this process."""
+class Watched(Protocol):
+    """What the arena knows of an object for whose signals somebody of this process waits."""
 
-    def refresh(self) -> None:
-        """Words may have changed: tell observers."""
+    @property
+    def observed(self) -> bool: ...
+
+    def tell_observers(self) -> None: ...
+
+
+class Slot:
+    """The words of one object."""
+
+    __slots__ = ("_value", "arena", "ends", "index", "offset")
+
+    def __init__(self, arena: SharedArena, index: int) -> None:
+        self.arena = arena
+        self.index = index
+        self.offset = _FIRST_SLOT + index * SLOT_SIZE
+        self.ends = 0  # objects of this process whose state is here
+        self._value = self.offset + _VALUE
+
+    def signals(self, end: int) -> int:
+        return self.arena.words.load(self.offset + _SIGNALS + 4 * end)
+
+    def update_signals(self, end: int, clear: Signals, set_: Signals) -> None:
+        before = self.arena.words.update(self.offset + _SIGNALS + 4 * end, int(clear), int(set_))
+        if int(set_) & ~before:
+            self.ring()
+
+    def load_value(self) -> int:
+        return self.arena.words.load_long(self._value)
+
+    def exchange_value(self, value: int) -> int:
+        """Store ``value``; returns what was there."""
+        return self.arena.words.exchange_long(self._value, value)
+
+    def add_value(self, amount: int) -> int:
+        """The sum. Errors: OverflowError, and nothing changes."""
+        return self.arena.words.add(self._value, amount)
+
+    def ring(self) -> None:
+        """Signals have changed: wake those who wait, in other processes too."""
+        self.arena.words.ring(self.offset + _WAITERS, _WAITER_WORDS, _DOORBELLS, -1)
+
+    def set_waiter(self, member: int, waits: bool) -> None:
+        self.arena.words.set_bit(self.offset + _WAITERS + 8 * (member // 64), member % 64, waits)
+
+    def zero(self) -> None:
+        """As a new object finds it."""
+        for end in range(2):
+            self.arena.words.exchange(self.offset + _SIGNALS + 4 * end, 0)
+        for offset in range(_VALUE, SLOT_SIZE, 8):
+            if offset < _WAITERS + 8 * _WAITER_WORDS:
+                self.arena.words.exchange_long(self.offset + offset, 0)
+
+    def leave(self) -> None:
+        """One of the objects is gone; with the last one the slot is free. For the broker."""
+        self.ends -= 1
+        if self.ends == 0:
+            self.arena.free(self.index)
 
 
 class SharedArena:
-    """One process's view."""
+    """One member's view."""
 
-    def __init__(self, fd: int) -> None:
-        """``fd`` is a descriptor of nobody else's."""
+    def __init__(self, fd: int, member: int) -> None:
+        """``fd`` is this object's own. Errors: INVALID_ARGS."""
+        size = os.fstat(fd).st_size
+        if size < _FIRST_SLOT:
+            raise ZxStatus(Status.INVALID_ARGS, "not an arena")
         self.fd = fd
-        self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
-        view = memoryview(self.memory)
-        self.words = view.cast("I")
-        self.long_words = view.cast("Q")
-        self.signed_words = view.cast("q")
-        self.lock = ObjectLock()  # of all objects of this process
-        self.objects: weakref.WeakValueDictionary[tuple[int, int], SharedEnd] = weakref.WeakValueDictionary()
-        self.index = -1
+        self.member = member
+        self.words = Words(mmap.mmap(fd, size))
         self.closed = False
-        self._depth = 0
-        self._sequence = ctypes.c_uint32.from_buffer(self.memory, 4 * _SEQUENCE)
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._watched: dict[int, tuple[int, int]] = {}  # index -> (pid, start time)
-        self._threads: list[threading.Thread] = []
-
-    # -- being there -------------------------------------------------------------------------------------------------------------
+        self._capacity = (size - _FIRST_SLOT) // SLOT_SIZE
+        self._doorbell = _DOORBELLS + 4 * member
+        self._watched: dict[Watched, Slot] = {}
+        self._thread: threading.Thread | None = None
 
     @classmethod
     def create(cls, slots: int = DEFAULT_SLOTS) -> SharedArena:
-        """A new arena, without a name, with this process in it. Errors: NO_MEMORY."""
+        """A new arena, without a name; the caller is its broker. Errors: NO_MEMORY."""
         import posix_ipc
 
         name = f"/polynix-arena-{os.getpid()}-{secrets.token_hex(6)}"
-        size = -(-(_FIRST_SLOT + slots * SLOT_SIZE) // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = _FIRST_SLOT + slots * SLOT_SIZE
         try:
             shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
         except OSError as error:
@@ -99,203 +136,109 @@ class SharedArena:
         shared.unlink()
         try:
             os.posix_fallocate(shared.fd, 0, size)  # a full file system must not kill by SIGBUS later
+            os.pwrite(shared.fd, struct.pack("<II", MAGIC, slots), _MAGIC)
         except OSError as error:
             os.close(shared.fd)
-            raise ZxStatus(Status.NO_MEMORY, str(error)) from error
-        arena = cls(shared.fd)
-        arena.words[_MAGIC] = MAGIC
-        arena.words[_SLOTS] = slots
-        arena.long_words[_ARENA_ID] = secrets.randbelow((1 << 22) - 1) + 1
-        arena._join()
-        return arena
+            raise ZxStatus(Status.NO_MEMORY, f"an arena of {size} bytes: {error.strerror}") from error
+        return cls(shared.fd, BROKER)
 
     @classmethod
-    def attach(cls, fd: int) -> SharedArena:
-        """The arena behind ``fd``, which stays the caller's, with this process in it. Errors: INVALID_ARGS; NO_RESOURCES when 64
-        processes are there.
-        """
-        own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)  # locks belong to a description
-        arena = None
+    def attach(cls, fd: int, member: int) -> SharedArena:
+        """The arena behind ``fd``, which becomes the arena's own. Errors: INVALID_ARGS, and ``fd`` is closed."""
         try:
-            if os.fstat(own).st_size < _FIRST_SLOT:
+            arena = cls(fd, member)
+            if arena.words.load(_MAGIC) != MAGIC or arena.words.load(_SLOTS) > arena._capacity or not 0 < member < MAX_MEMBERS:
                 raise ZxStatus(Status.INVALID_ARGS, "not an arena")
-            arena = cls(own)
-            slots = arena.words[_SLOTS]
-            if arena.words[_MAGIC] != MAGIC or _FIRST_SLOT + slots * SLOT_SIZE > len(arena.memory):
-                raise ZxStatus(Status.INVALID_ARGS, "not an arena")
-            arena._join()
         except BaseException:
-            if arena is not None:
-                os.close(arena._stop)
-            os.close(own)
+            os.close(fd)
             raise
         return arena
 
-    def _join(self) -> None:
-        with self.change():
-            for index in range(MAX_PROCESSES):
-                if self.long_words[_process(index)] == 0:
-                    break
-            else:
-                raise ZxStatus(Status.NO_RESOURCES, f"{MAX_PROCESSES} processes")
-            self.index = index
-            self.long_words[_process(index) + 1] = _start_time(os.getpid())
-            self.long_words[_process(index)] = os.getpid()
-        self._run(self._watch_words, "arena")
-
-    def _run(self, target: object, name: str, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)  # type: ignore[arg-type]
-        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
-        thread.start()
+    @property
+    def is_broker(self) -> bool:
+        return self.member == BROKER
 
     def close(self) -> None:
-        """Leave; whatever this process still holds here is closed."""
-        with self.lock:
+        """Leave. Objects of this process keep their words, and wait for nothing more."""
+        with OBJECTS:
             if self.closed:
                 return
-            self._bury(self.index, os.getpid(), self.long_words[_process(self.index) + 1])
             self.closed = True
-        os.eventfd_write(self._stop, 1)
-        futex_wake(self._sequence)
-        for thread in self._threads:
+            for slot in self._watched.values():
+                slot.set_waiter(self.member, False)
+            self._watched.clear()
+            thread = self._thread
+        if thread is not None:
+            self.words.wake(self._doorbell)
             if thread is not threading.current_thread():
                 thread.join()
-        os.close(self._stop)
         os.close(self.fd)
 
-    # -- changes -----------------------------------------------------------------------------------------------------------------
+    # -- slots -------------------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """What is done inside is seen by all processes at once, and wakes them. Errors: BAD_STATE after :meth:`close`."""
-        with self.lock:
-            if self.closed:
-                raise ZxStatus(Status.BAD_STATE, "the arena is closed")
-            self._depth += 1
-            if self._depth == 1:
-                self._set_lock(fcntl.F_WRLCK)
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    self.words[_SEQUENCE] = (self.words[_SEQUENCE] + 1) & 0xFFFF_FFFF
-                    self._set_lock(fcntl.F_UNLCK)
-                    futex_wake(self._sequence)
+    def claim(self) -> Slot:
+        """A free slot, zeroed, this member's. Errors: NO_RESOURCES, BAD_STATE."""
+        if self.closed:
+            raise ZxStatus(Status.BAD_STATE, "the arena is closed")
+        index = self.words.claim(_FIRST_SLOT + _OWNER, SLOT_SIZE, self._capacity, 1 + self.member)
+        if index < 0:
+            raise ZxStatus(Status.NO_RESOURCES, "the arena is full")
+        slot = Slot(self, index)
+        slot.zero()
+        return slot
 
-    def _set_lock(self, kind: int) -> None:
-        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(kind, os.SEEK_SET, 0, 1, 0))
+    def slot(self, index: int) -> Slot:
+        """Errors: INVALID_ARGS."""
+        if not 0 <= index < self._capacity:
+            raise ZxStatus(Status.INVALID_ARGS, f"slot {index} of {self._capacity}")
+        return Slot(self, index)
 
-    def allocate(self, kind: int, ends: int) -> int:
-        """A free slot, zeroed, each of its ends held by this process. Errors: NO_RESOURCES."""
-        with self.change():
-            for slot in range(self.words[_SLOTS]):
-                word = self.word(slot)
-                if self.words[word + KIND] == 0:
-                    break
-            else:
-                raise ZxStatus(Status.NO_RESOURCES, "the arena is full")
-            long_word = word // 2
-            self.long_words[_NEXT_OBJECT] += 2
-            self.long_words[long_word + KOID] = (self.long_words[_ARENA_ID] << 40) + self.long_words[_NEXT_OBJECT]
-            self.signed_words[long_word + VALUE] = 0
-            for end in range(2):
-                self.words[word + SIGNALS + end] = 0
-                self.long_words[long_word + HOLDERS + end] = 1 << self.index if end < ends else 0
-            self.words[word + KIND] = kind
-            return slot
+    def take_over(self, index: int, member: int) -> Slot:
+        """The broker has heard of an object that ``member`` made. Errors: INVALID_ARGS if that isn't so."""
+        slot = self.slot(index)
+        if self.words.load(slot.offset + _OWNER) != 1 + member:
+            raise ZxStatus(Status.INVALID_ARGS, f"slot {index} isn't that of {member}")
+        self.words.exchange(slot.offset + _OWNER, 1 + BROKER)
+        return slot
 
-    def word(self, slot: int) -> int:
-        """Where the slot starts, in 32-bit words."""
-        return (_FIRST_SLOT + slot * SLOT_SIZE) // 4
+    def free(self, index: int) -> None:
+        self.words.exchange(_FIRST_SLOT + index * SLOT_SIZE + _OWNER, 0)
 
-    def slot_exists(self, slot: int) -> bool:
-        return 0 <= slot < self.words[_SLOTS]
+    def bury(self, member: int) -> None:
+        """A member is gone: free what it had claimed and not announced, and ring for it no more."""
+        for index in range(self._capacity):
+            offset = _FIRST_SLOT + index * SLOT_SIZE
+            owner = self.words.load(offset + _OWNER)
+            if owner == 1 + member:
+                self.free(index)
+            elif owner:
+                self.words.set_bit(offset + _WAITERS + 8 * (member // 64), member % 64, False)
 
-    def hold(self, slot: int, end: int) -> None:
-        """This process has a handle to ``end``. Errors: NOT_FOUND if nobody has."""
-        with self.change():
-            holders = self.word(slot) // 2 + HOLDERS + end
-            if self.long_words[holders] == 0:
-                raise ZxStatus(Status.NOT_FOUND, "the object is gone")
-            self.long_words[holders] |= 1 << self.index
+    # -- waiting -----------------------------------------------------------------------------------------------------------------
 
-    def release(self, slot: int, end: int) -> None:
-        """This process has no handle to ``end`` any more."""
-        with self.lock:
-            if not self.closed:
-                with self.change():
-                    self._release(slot, end, self.index)
+    def watch(self, watched: Watched, slot: Slot) -> None:
+        """Have ``tell_observers`` called when others change the object, as long as it is observed. Called with the objects' lock held,
+        before the caller looks at the signals.
+        """
+        if watched in self._watched or self.closed:
+            return
+        self._watched[watched] = slot
+        slot.set_waiter(self.member, True)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._listen, name="arena", daemon=True)
+            self._thread.start()
 
-    def _release(self, slot: int, end: int, index: int) -> None:
-        word = self.word(slot)
-        holders = word // 2 + HOLDERS
-        before = self.long_words[holders + end]
-        after = before & ~(1 << index)
-        if before and not after:  # the bit goes last: who is killed in between leaves it to those who bury him
-            self.words[word + SIGNALS + 1 - end] |= int(Signals.PEER_CLOSED)
-            if self.long_words[holders + 1 - end] == 0:
-                self.words[word + GENERATION] = (self.words[word + GENERATION] + 1) & 0xFFFF_FFFF
-                self.words[word + KIND] = 0
-        self.long_words[holders + end] = after
-
-    # -- watching ----------------------------------------------------------------------------------------------------------------
-
-    def _watch_words(self) -> None:
+    def _listen(self) -> None:
         while True:
-            expected = self.words[_SEQUENCE]
-            with self.lock:
+            rung = self.words.load(self._doorbell)
+            with OBJECTS:
                 if self.closed:
                     return
-                self._watch_new_processes()
-                for shared in list(self.objects.values()):
-                    shared.refresh()
-            futex_wait(self._sequence, expected)
-
-    def _watch_new_processes(self) -> None:
-        for index in range(MAX_PROCESSES):
-            process = self.long_words[_process(index)], self.long_words[_process(index) + 1]
-            if index != self.index and process[0] and self._watched.get(index) != process:
-                self._watched[index] = process
-                self._run(self._watch_process, "arena_process", index, *process)
-
-    def _watch_process(self, index: int, pid: int, start_time: int) -> None:
-        with contextlib.suppress(OSError):
-            pidfd = os.pidfd_open(pid)
-            try:
-                if _start_time(pid) == start_time:
-                    poller = select.poll()
-                    poller.register(pidfd, select.POLLIN)
-                    poller.register(self._stop, select.POLLIN)
-                    if self._stop in [fd for fd, _ in poller.poll()]:
-                        return
-            finally:
-                os.close(pidfd)
-        with contextlib.suppress(ZxStatus):
-            self._bury(index, pid, start_time)
-
-    def _bury(self, index: int, pid: int, start_time: int) -> None:
-        """A process is gone: nobody holds what it held."""
-        with self.change():
-            process = _process(index)
-            if (self.long_words[process], self.long_words[process + 1]) != (pid, start_time):
-                return  # another survivor was first
-            for slot in range(self.words[_SLOTS]):
-                if self.words[self.word(slot) + KIND]:
-                    self._release(slot, 0, index)
-                    self._release(slot, 1, index)
-            self.long_words[process] = 0
-            self._watched.pop(index, None)
+                for watched, slot in list(self._watched.items()):
+                    watched.tell_observers()
+                    if not watched.observed:
+                        del self._watched[watched]
+                        slot.set_waiter(self.member, False)
+            self.words.wait(self._doorbell, rung)
 
 
-def _process(index: int) -> int:
-    return (_PROCESSES + 16 * index) // 8
-
-
-def _start_time(pid: int) -> int:
-    """Tells a process from a later one with the same pid; 0 when there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rsplit(b")", 1)[1].split()[19])
-    except OSError:
-        return 0

@@ -19,11 +19,17 @@ SHM_DIRECTORY = "/dev/shm"
 class VmoObject(KernelObject):
     """The memory; ``fd``, which it owns, can be mapped. VMO_ZERO_CHILDREN is set while no child of it exists."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, file_size: int | None = None) -> None:
+        """``file_size`` is None for memory, whose size is its own."""
         super().__init__(pending=Signals.VMO_ZERO_CHILDREN)
         self.fd = fd
-        self.size = size
+        self.file_size = file_size
         self.num_children = 0
+
+    @property
+    def size(self) -> int:
+        """In bytes; other processes may change that of memory."""
+        return os.fstat(self.fd).st_size if self.file_size is None else self.file_size
 
     def new_child(self) -> ReferenceChild:
         with self.lock:
@@ -48,7 +54,7 @@ class ReferenceChild(VmoObject):
     """The same memory again: its parent hears when nobody holds it any more (Zircon's ZX_VMO_CHILD_REFERENCE)."""
 
     def __init__(self, parent: VmoObject, fd: int) -> None:
-        super().__init__(fd, parent.size)
+        super().__init__(fd, parent.file_size)
         self._parent = parent
 
     def on_zero_handles(self) -> None:
@@ -88,7 +94,7 @@ class Vmo(Handle):
         """``size`` bytes of zeros, rounded up to pages. Errors: OUT_OF_RANGE, NO_MEMORY."""
         size = _pages(size)
         try:
-            return cls(VmoObject(_new_memory(size), size), RIGHTS)
+            return cls(VmoObject(_new_memory(size)), RIGHTS)
         except OSError as error:
             raise ZxStatus(Status.NO_MEMORY, str(error)) from error
 
@@ -127,7 +133,6 @@ class Vmo(Handle):
                 os.ftruncate(memory.fd, size)
             except OSError as error:
                 raise ZxStatus(Status.NO_MEMORY, str(error)) from error
-            memory.size = size
 
     def read(self, size: int, offset: int = 0) -> bytes:
         """Errors: OUT_OF_RANGE."""

@@ -1,16 +1,13 @@
 """Channels between processes: each is a zmq PAIR socket on either side, served by one thread of the process.
 
 :func:`listen` and :func:`connect` give a :class:`Channel` whose other end is in the process that did the other. What one side writes
-is read by the other whole and in order; when a process dies, what had left it is still read, and then PEER_CLOSED is seen. Handles of
-a shared arena travel as references: the sender holds them until the receiver says that it has adopted them, and they close with it.
-Other handles can't be sent yet (NOT_SUPPORTED).
+is read by the other whole and in order; when a process dies, what had left it is still read, and then PEER_CLOSED is seen. Handles
+can't be sent (NOT_SUPPORTED): they travel within a realm (:mod:`polynix.ipc.session`), and a link is for peers outside of one.
 
 A sender may be 4096 messages ahead of the reader; the rest waits in its own process. (zmq's own limits are off: a connection that
 breaks while they hold it back loses what the host's socket still has.)
 
-Frames: ``M`` data references | ``A`` (the oldest handles in flight have arrived) | ``K`` (half of 4096 messages
-have been read) | ``S`` clear set | ``C`` (closed). Anything else
-closes the link.
+Frames: ``M`` data | ``K`` (half of 4096 messages have been read) | ``S`` clear set | ``C`` (closed). Anything else closes the link.
 """
 
 from __future__ import annotations
@@ -25,16 +22,12 @@ import time
 from collections import deque
 from typing import Any
 
-from polynix.ipc.channel import MAX_BYTES, MAX_HANDLES, RIGHTS, Channel, ChannelEnd, Message
-from polynix.ipc.handle import Transfer
-from polynix.ipc.shared_arena import SharedArena
-from polynix.ipc.shared_objects import SharedObject, SharedReference, adopt, reference_of
+from polynix.ipc.channel import MAX_BYTES, RIGHTS, Channel, ChannelEnd, Message
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 
 log = logging.getLogger(__name__)
 
-_REFERENCE = struct.Struct("<IiIII")
 _SIGNALS = struct.Struct("<II")
 _LINGER_MS = 1000
 WINDOW = 4096  # messages that were sent and not read yet
@@ -46,14 +39,12 @@ class Link:
 
     koid = 0  # the far end's is not known here
 
-    def __init__(self, thread: _LinkThread, end: ChannelEnd, arena: SharedArena | None, address: str, bind: bool) -> None:
+    def __init__(self, thread: _LinkThread, end: ChannelEnd, address: str, bind: bool) -> None:
         self.thread = thread
         self.end = end
-        self.arena = arena
         self.address = address
         self.bind = bind
         self.outgoing: deque[list[bytes]] = deque()
-        self.in_flight: deque[tuple[Transfer, ...]] = deque()
         self.closing = False
         self.disconnected = False
         self.credit = WINDOW  # messages that may go out
@@ -66,19 +57,20 @@ class Link:
 
     def deliver(self, message: Message) -> None:
         """Errors: NOT_SUPPORTED for handles that the far process can't be given."""
-        references = []
-        for transfer in message.handles:
-            if not isinstance(transfer.object, SharedObject) or transfer.object.arena is not self.arena:
-                raise ZxStatus(Status.NOT_SUPPORTED, f"{transfer.kind.__name__} cannot be sent to another process")
-            references.append(_REFERENCE.pack(*reference_of(transfer.object, transfer.rights)))
-        if references:
-            self.in_flight.append(message.handles)
-        self._send(b"M", message.data, b"".join(references))
+        if message.handles:
+            raise ZxStatus(Status.NOT_SUPPORTED, "handles cannot leave the realm")
+        self._send(b"M", message.data)
+
+    @property
+    def backlog(self) -> int:
+        return len(self.outgoing)
+
+    is_full = False
 
     def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
         self._send(b"S", _SIGNALS.pack(int(clear), int(set_)))
 
-    def consumed(self, remaining: int) -> None:
+    def consumed(self, cost: int, backlog: int) -> None:
         self.read += 1
         if self.read == WINDOW // 2:
             self.read = 0
@@ -109,17 +101,12 @@ class Link:
         elif self.closing:
             pass  # nobody reads it; handles come back when the link is over
         elif kind == b"M":
-            data, references = rest
+            (data,) = rest
             if len(self.end.queue) >= WINDOW:
                 raise ValueError("more messages than the window")
-            if len(data) > MAX_BYTES or len(references) > MAX_HANDLES * _REFERENCE.size:
+            if len(data) > MAX_BYTES:
                 raise ValueError("a message beyond the limits")
-            self.end.deliver(Message(data, self._adopt(references)))
-        elif kind == b"A":
-            if not self.in_flight:
-                raise ValueError("handles arrived that were not sent")
-            for transfer in self.in_flight.popleft():
-                transfer.close()
+            self.end.deliver(Message(data))
         elif kind == b"S":
             clear, set_ = _SIGNALS.unpack(*rest)
             if (clear | set_) & ~int(self.end.user_signals):
@@ -129,28 +116,9 @@ class Link:
             raise ValueError(f"frame {kind!r}")
         return True
 
-    def _adopt(self, references: bytes) -> tuple[Transfer, ...]:
-        if not references:
-            return ()
-        if self.arena is None:
-            raise ValueError("handles without an arena")
-        adopted: list[Transfer] = []
-        try:
-            for numbers in _REFERENCE.iter_unpack(references):
-                adopted.append(adopt(self.arena, SharedReference(*numbers))._move())
-        except BaseException:
-            for transfer in adopted:
-                transfer.close()
-            raise
-        self._send(b"A")
-        return tuple(adopted)
-
     def ended(self) -> None:
         """The far side is gone, or what it says makes no sense."""
         self.end.peer_closed()
-        while self.in_flight:
-            for transfer in self.in_flight.popleft():
-                transfer.close()
 
 
 class _LinkThread:
@@ -289,23 +257,23 @@ class _Process:
             cls.thread.stop()
 
 
-def _open(address: str, arena: SharedArena | None, bind: bool) -> Channel:
+def _open(address: str, bind: bool) -> Channel:
     thread = _Process.link_thread()
     end = ChannelEnd()
     channel = Channel(end, RIGHTS)
-    link = Link(thread, end, arena, address, bind)
+    link = Link(thread, end, address, bind)
     thread.add(link)
     end.peer = link
     return channel
 
 
-def listen(address: str, arena: SharedArena | None = None) -> Channel:
+def listen(address: str) -> Channel:
     """One end of a channel; the other goes to the first process that connects to ``address``, such as ``ipc:///run/x/manager``.
-    ``arena`` is the one that both processes are in. Errors: INVALID_ARGS.
+    Errors: INVALID_ARGS.
     """
-    return _open(address, arena, True)
+    return _open(address, True)
 
 
-def connect(address: str, arena: SharedArena | None = None) -> Channel:
+def connect(address: str) -> Channel:
     """The other end of what listens, or will listen, at ``address``. Messages may be written at once. Errors: INVALID_ARGS."""
-    return _open(address, arena, False)
+    return _open(address, False)

@@ -6,7 +6,8 @@
 
 One thread with a loop of its own serves all proxies (:func:`run_proxy_thread`). A message for the container raises the proxy's
 counter before it is written; the container lowers it when it has handled the message, and is not suspended while it is positive.
-What the container sends isn't counted. Behaviour: Starnix's ``kernel_manager/proxy.rs``.
+What the container sends isn't counted. While the reader of one side is behind, nothing is read from the other. Behaviour:
+Starnix's ``kernel_manager/proxy.rs``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PROXY_THREAD_NAME = "proxy_thread"
 _CATEGORY = "power"
 _TURN = 64  # messages of one proxy before the others' turn
 _WANTED = Signals.CHANNEL_READABLE | Signals.CHANNEL_PEER_CLOSED
+_ROOM = Signals.CHANNEL_WRITABLE | Signals.CHANNEL_PEER_CLOSED  # nobody else writes there, so what is read can be written
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,13 @@ async def _forward(proxy: ChannelProxy, read_channel: Channel, write_channel: Ch
     try:
         while True:
             with trace_duration(_CATEGORY, "starnix_runner:start_proxy:wait_for_messages", proxy.name):
+                await write_channel.on_signals(_ROOM)
                 signals = await read_channel.on_signals(_WANTED)
             trace_instant(_CATEGORY, f"starnix_runner:start_proxy:{side}_readable", proxy.name)
             for _ in range(_TURN):
                 forward_message(signals, read_channel, write_channel, message_counter, proxy.name)
                 signals = read_channel.pending
-                if not signals & _WANTED:
+                if not signals & _WANTED or not write_channel.pending & _ROOM:
                     break
             await asyncio.sleep(0)
     except PeerClosed:

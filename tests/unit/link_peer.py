@@ -1,4 +1,4 @@
-"""The other process of test_zmq_link: ``link_peer.py ACTION ADDRESS [ARENA_FD]``."""
+"""The other process of test_zmq_link: ``link_peer.py ACTION ADDRESS``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import signal
 import sys
 import time
 
-from polynix.ipc.counter import Counter
-from polynix.ipc.objects import Signals, ZxStatus
+from polynix.ipc.objects import ZxStatus
 from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest, ManagerSuspendContainerResponse
 from polynix.ipc.server import Server
-from polynix.ipc.shared_arena import SharedArena
 from polynix.ipc.zmq_link import connect
 
 
@@ -22,9 +20,8 @@ class SleepyManager(Manager):
 
 
 def main() -> None:
-    action, address, *rest = sys.argv[1:]
-    arena = SharedArena.attach(int(rest[0])) if rest else None
-    channel = connect(address, arena)
+    action, address = sys.argv[1:]
+    channel = connect(address)
     if action == "echo":
         try:
             while True:
@@ -50,12 +47,6 @@ def main() -> None:
             number += 1
             if number % 100 == 0:
                 time.sleep(0.001)
-    elif action == "count":
-        _, (counter,) = channel.read_blocking()
-        assert isinstance(counter, Counter)
-        counter.add(5)
-        channel.write(b"done")
-        channel.wait(Signals.PEER_CLOSED, time.monotonic_ns() + 20_000_000_000)
     elif action == "manager":
         asyncio.run(Server(Manager, SleepyManager(), channel).serve())
 
