@@ -44,15 +44,18 @@ class Killed(BaseException):
     """Thrown into the parked routine of a task that must die; only ``finally`` blocks may run."""
 
 
+Done = Callable[["Routine", Any, BaseException | None], None]
+
+
 class Routine:
     """One coroutine in the kernel: a guest thread's blocked system call, or a kthread.
 
-    ``owner`` is the Task (or None for a kthread), ``done`` is called with (value, None) or (None, exception) when the coroutine ends.
+    ``owner`` is the Task (or None for a kthread), ``done`` is called with (routine, value, None) or (routine, None, exception) when the coroutine ends.
     """
 
     __slots__ = ("coroutine", "done", "interruptible", "name", "owner", "parked", "queued")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any, done: Callable[[Any, BaseException | None], None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any] | None, name: str, owner: Any, done: Done) -> None:
         self.coroutine = coroutine
         self.name = name
         self.owner = owner
@@ -60,6 +63,42 @@ class Routine:
         self.parked = False
         self.queued = False  # in the ready queue: a wake-up is on its way
         self.interruptible = False
+
+    @classmethod
+    def of(cls, result: Any, name: str, owner: Any, done: Done) -> Routine:
+        """The routine of a system call that returned ``result``: a coroutine, or a routine that it has made itself."""
+        if not isinstance(result, Routine):
+            return Routine(result, name, owner, done)
+        result.name = name
+        result.owner = owner
+        result.done = done
+        return result
+
+    def begin(self, engine: Engine) -> None:
+        """Run for the first time."""
+        self.step(engine, None, None)
+
+    def step(self, engine: Engine, value: Any, error: BaseException | None) -> None:
+        """Go on until the next park, or the end, with what the waker gave."""
+        self.queued = False
+        previous, engine.current = engine.current, self
+        coroutine = self.coroutine
+        assert coroutine is not None
+        try:
+            self.interruptible = coroutine.send(value) if error is None else coroutine.throw(error)
+        except StopIteration as stop:
+            engine.current = previous
+            self.done(self, stop.value, None)
+            return
+        except (Exception, Killed) as failure:
+            engine.current = previous
+            self.done(self, None, failure)
+            return
+        engine.current = previous
+        self.parked = True
+        # A signal that came before the park must not be lost.
+        if self.interruptible and self.owner is not None and self.owner.interrupt_pending():
+            engine.interrupt(self)
 
     def __repr__(self) -> str:
         return f"<Routine {self.name} {'parked' if self.parked else 'ready' if self.queued else 'running'}>"
@@ -116,17 +155,17 @@ class Engine:
     # -- routines ---------------------------------------------------------------------------------------------------------------------------
 
     def spawn(
-        self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Callable[[Any, BaseException | None], None] | None = None
+        self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Done | None = None
     ) -> Routine:
         """Start a routine on the next turn of the loop."""
-        routine = Routine(coroutine, name, owner, done or _log_failure(name))
+        routine = Routine(coroutine, name, owner, done or _log_failure)
         routine.queued = True
         self._ready.append((routine, None, None))
         return routine
 
     def start(self, routine: Routine) -> None:
         """Run a fresh routine now, until it parks or ends."""
-        self._step(routine, None, None)
+        routine.begin(self)
 
     def wake(self, routine: Routine, value: Any = None) -> bool:
         """Let a parked routine go on with ``value``; False if it was not parked (someone else woke it first)."""
@@ -152,26 +191,7 @@ class Engine:
             self._ready = deque(item for item in self._ready if item[0] is not routine)
         if routine.parked or routine.queued:
             routine.parked = False
-            self._step(routine, None, Killed())
-
-    def _step(self, routine: Routine, value: Any, error: BaseException | None) -> None:
-        routine.queued = False
-        previous, self.current = self.current, routine
-        try:
-            routine.interruptible = routine.coroutine.send(value) if error is None else routine.coroutine.throw(error)
-        except StopIteration as stop:
-            self.current = previous
-            routine.done(stop.value, None)
-            return
-        except (Exception, Killed) as failure:
-            self.current = previous
-            routine.done(None, failure)
-            return
-        self.current = previous
-        routine.parked = True
-        # A signal that came before the park must not be lost.
-        if routine.interruptible and routine.owner is not None and routine.owner.interrupt_pending():
-            self.interrupt(routine)
+            routine.step(self, None, Killed())
 
     # -- timers -----------------------------------------------------------------------------------------------------------------------------
 
@@ -236,7 +256,11 @@ class Engine:
         """One turn: run what is ready, expire timers, wait, handle what came."""
         ready = self._ready
         while ready:
-            self._call(self._step, *ready.popleft())
+            routine, value, error = ready.popleft()
+            try:
+                routine.step(self, value, error)
+            except Exception as failure:  # one part's defect; the others go on
+                log.error("%r failed inside the kernel", routine, exc_info=failure)
             ready = self._ready  # kill() may have replaced it
         timeout = self._expire_timers() if self._timers or self._boottime_timers else -1
         if self._stopped:
@@ -323,9 +347,6 @@ def _no_alarm() -> None:
     """Nobody stops the clock."""
 
 
-def _log_failure(name: str) -> Callable[[Any, BaseException | None], None]:
-    def done(_value: Any, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, Killed):
-            log.error("kthread %s failed", name, exc_info=error)
-
-    return done
+def _log_failure(routine: Routine, _value: Any, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, Killed):
+        log.error("kthread %s failed", routine.name, exc_info=error)

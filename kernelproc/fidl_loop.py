@@ -15,7 +15,7 @@ from polynix.ipc.bindings import FidlProtocol, Method, MethodKind, method_of
 from polynix.ipc.client import PendingCalls
 from polynix.ipc.objects import Channel, Signals, Status, ZxStatus
 from polynix.ipc.server import MAX_REQUESTS, ServerEnd
-from polynix.kernelproc.engine import Engine, park
+from polynix.kernelproc.engine import Engine, Routine, park
 
 P = TypeVar("P", bound=FidlProtocol)
 Payload = TypeVar("Payload")
@@ -97,11 +97,11 @@ class EngineServer(ServerEnd[P]):
                 self._reader.hold()
             self.engine.spawn(self.reply(method, request), f"{method.protocol}.{method.name}", done=self._replied)
 
-    def _notified(self, _value: Any, error: BaseException | None) -> None:
+    def _notified(self, _routine: Routine, _value: Any, error: BaseException | None) -> None:
         if isinstance(error, Exception):
             self.close_after(error)
 
-    def _replied(self, _value: Any, _error: BaseException | None) -> None:
+    def _replied(self, _routine: Routine, _value: Any, _error: BaseException | None) -> None:
         self._replying -= 1
         self._reader.release()
 

@@ -104,31 +104,32 @@ class SyscallLoop:
         self.stub_ready = WaitQueue()  # notified when any fresh stub reports READY
         self.keep_back: Callable[[Task], bool] | None = None  # asked before a task is resumed: True to hold it (power.hold)
         self._last_fault: tuple[int, int, int] = (0, 0, 0)  # tid, address, repetitions
-        kernel.loop = self
+        kernel.loop = stubs.loop = self
 
     # -- exits ------------------------------------------------------------------------------------------------------------------------------
 
     def handle_exit(self, slot: Slot) -> None:
         """One guest thread left restricted mode. What goes wrong with it is its own end, not the kernel's."""
-        try:
-            self._handle_exit(slot)
-        except Exception as error:
-            task = slot.task
-            log.error("exit of %r failed inside the kernel", task, exc_info=error)
-            self.current = stubs.current = None
-            slot.stub.kill()
-
-    def _handle_exit(self, slot: Slot) -> None:
         task: Task | None = slot.task
+        try:
+            if slot.reason == SYSCALL and task is not None:
+                self.current = task
+                self.dispatch(task, slot)
+            else:
+                self._handle_other_exit(slot, task)
+        except Exception as error:
+            log.error("exit of %r failed inside the kernel", task, exc_info=error)
+            slot.stub.kill()
+        self.current = None
+
+    def _handle_other_exit(self, slot: Slot, task: Task | None) -> None:
         reason = slot.reason
         if task is None:
             if reason == READY:
                 self._stub_ready(slot, None)
             return
-        self.current = stubs.current = task
-        if reason == SYSCALL:
-            self.dispatch(task, slot)
-        elif reason == SIGNAL:
+        self.current = task
+        if reason == SIGNAL:
             self.handle_exception(task, slot)
         elif reason == KICK:
             task.kicked = False
@@ -144,7 +145,6 @@ class SyscallLoop:
                 log.warning("unknown exit reason %d of %r", reason, task)
             begin_group_exit(task.group, SIGKILL)
             self.return_to_user(task, None)
-        self.current = stubs.current = None
 
     def dispatch(self, task: Task, slot: Slot) -> None:
         """Read the call's registers, run its function, and go back or block."""
@@ -165,7 +165,7 @@ class SyscallLoop:
         except Exception as error:
             result = self._internal_error(task, call, error)
         if type(result) is int:
-            if number in IO_WORDS and result > 0:
+            if result > 0 and number in IO_WORDS:
                 count_io(task, number, result)
             if task.attention or task.mm.calls:
                 self.return_to_user(task, result)
@@ -175,9 +175,9 @@ class SyscallLoop:
         elif result is None:
             self.return_to_user(task, None)
         elif result is not NO_RETURN:
-            routine = task.routine = Routine(result, names[number], task, self._routine_done(task))
+            routine = task.routine = Routine.of(result, names[number], task, self._call_done)
             engine = self.engine
-            engine.start(routine)
+            routine.begin(engine)
             if task.routine is routine and not engine.spin.hot and task.slot is slot:
                 slot.calm_down()
 
@@ -211,15 +211,14 @@ class SyscallLoop:
         if result is None or result is NO_RETURN or type(result) is int:
             self._finish(task, call, result)
         else:
-            finish = self._routine_done(task)
 
-            def done(value: Any, error: BaseException | None) -> None:
+            def done(routine: Routine, value: Any, error: BaseException | None) -> None:
                 if not isinstance(error, Killed):
                     outcome = value if error is None else -error.errno if isinstance(error, Errno) else -EFAULT
                     self._tell_left(task, call, outcome)
-                finish(value, error)
+                self._call_done(routine, value, error)
 
-            routine = task.routine = Routine(result, names.get(call[0], "?"), task, done)
+            routine = task.routine = Routine.of(result, names.get(call[0], "?"), task, done)
             self.engine.start(routine)
 
     def _tell_left(self, task: Task, call: tuple[int, ...], result: Any) -> None:
@@ -231,31 +230,29 @@ class SyscallLoop:
         if result is not NO_RETURN:
             self.return_to_user(task, result)
 
-    def _routine_done(self, task: Task) -> Any:
-        def done(value: Any, error: BaseException | None) -> None:
-            task.routine = None
-            previous, self.current = self.current, task
-            stubs.current = task
-            if error is not None:
-                if isinstance(error, Errno):
-                    value = -error.errno
-                elif isinstance(error, Fault):
-                    value = -EFAULT
-                elif isinstance(error, Killed):
-                    value = None
-                else:
-                    value = self._internal_error(task, task.current_syscall, error)
-            elif type(value) is int and value > 0 and task.current_syscall[0] in IO_WORDS:
-                count_io(task, task.current_syscall[0], value)
-            try:
-                if value is not NO_RETURN:
-                    self.return_to_user(task, value)
-            except Exception as failure:  # it must not be left between two worlds
-                log.error("return of %r failed inside the kernel", task, exc_info=failure)
-                task.mm.stub.kill()
-            self.current = stubs.current = previous
-
-        return done
+    def _call_done(self, routine: Routine, value: Any, error: BaseException | None) -> None:
+        """A call that had blocked has its result."""
+        task: Task = routine.owner
+        task.routine = None
+        previous, self.current = self.current, task
+        if error is not None:
+            if isinstance(error, Errno):
+                value = -error.errno
+            elif isinstance(error, Fault):
+                value = -EFAULT
+            elif isinstance(error, Killed):
+                value = None
+            else:
+                value = self._internal_error(task, task.current_syscall, error)
+        elif type(value) is int and value > 0 and task.current_syscall[0] in IO_WORDS:
+            count_io(task, task.current_syscall[0], value)
+        try:
+            if value is not NO_RETURN:
+                self.return_to_user(task, value)
+        except Exception as failure:  # it must not be left between two worlds
+            log.error("return of %r failed inside the kernel", task, exc_info=failure)
+            task.mm.stub.kill()
+        self.current = previous
 
     def _internal_error(self, task: Task, call: tuple[int, ...], error: BaseException) -> int:
         """A host error passes on its errno; anything else is our defect: logged, EIO for the guest, and the kernel lives on."""
@@ -344,7 +341,7 @@ class SyscallLoop:
                 if task.mm.absent_at(address) is None:
                     self.return_to_user(task, None)
                 else:
-                    routine = task.routine = Routine(page_in(task, address), "page-in", task, self._routine_done(task))
+                    routine = task.routine = Routine(page_in(task, address), "page-in", task, self._call_done)
                     self.engine.start(routine)
                 return
             vma = task.mm.find(address)
@@ -352,7 +349,7 @@ class SyscallLoop:
         elif signo == SIGBUS and trap in (0, TRAP_PAGE_FAULT):
             vma = task.mm.find(address)
             if vma is not None and vma.in_region():
-                routine = task.routine = Routine(wait_for_memory(task), "out of memory", task, self._routine_done(task))
+                routine = task.routine = Routine(wait_for_memory(task), "out of memory", task, self._call_done)
                 self.engine.start(routine)
                 return
             code = BUS_ADRERR

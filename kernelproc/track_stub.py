@@ -26,12 +26,13 @@ class StubPlace(NamedTuple):
 
 counts: Counter[StubPlace] = Counter()
 listeners: list[Callable[[], None]] = []  # called when a place is met for the first time
-current: Any = None  # the task on whose behalf the kernel runs now; kept by the system call loop
+loop: Any = None  # the system call loop, whose ``current`` is the task on whose behalf the kernel runs
 
 
 def process_name() -> str:
     """The name of the guest process on whose behalf the kernel runs."""
-    return "kernel" if current is None else current.comm.decode(errors="replace")
+    current = None if loop is None else loop.current
+    return "kernel" if current is None else str(current.comm.decode(errors="replace"))
 
 
 def track_stub(message: str, flags: int | None = None) -> None:

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from polynix.kernelproc.engine import Engine, park
 
 ALL_EVENTS = 0xFFFFFFFF
 
 
+class Waiting(Protocol):
+    """What stands in a wait queue; ``exclusive`` entries share wake-ups one at a time, as ``EPOLLEXCLUSIVE`` and accept() do."""
+
+    mask: int
+    exclusive: bool
+
+    def callback(self, events: int, /) -> bool:
+        """Says whether it took the wake-up."""
+
+
 class WaitEntry:
-    """One registration in a wait queue; ``exclusive`` entries share wake-ups one at a time, as ``EPOLLEXCLUSIVE`` and accept() do."""
+    """One registration in a wait queue, and what it calls."""
 
     __slots__ = ("callback", "exclusive", "mask")
 
@@ -48,13 +58,13 @@ class WaitQueue:
     __slots__ = ("_entries",)
 
     def __init__(self) -> None:
-        self._entries: dict[WaitEntry, None] = {}
+        self._entries: dict[Waiting, None] = {}
 
-    def add(self, entry: WaitEntry) -> None:
+    def add(self, entry: Waiting) -> None:
         """Register ``entry`` at the end of the queue."""
         self._entries[entry] = None
 
-    def remove(self, entry: WaitEntry) -> None:
+    def remove(self, entry: Waiting) -> None:
         """Take ``entry`` out; not being there is no error."""
         self._entries.pop(entry, None)
 

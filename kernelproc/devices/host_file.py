@@ -31,7 +31,7 @@ from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.kernelproc.vfs.lookup import lookup
 from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
 from polynix.kernelproc.vfs.ops import FileOps, FileSystemOps, FsNodeOps, Result
-from polynix.kernelproc.wait_queue import ALL_EVENTS, WaitEntry, WaitQueue, wait
+from polynix.kernelproc.wait_queue import ALL_EVENTS, Waiting, WaitQueue, wait
 
 if TYPE_CHECKING:
     from polynix.kernelproc.devices.console import Console
@@ -168,14 +168,14 @@ class WatchedQueue(WaitQueue):
         self._fd = fd
         self._token: int | None = None
 
-    def add(self, entry: WaitEntry) -> None:
+    def add(self, entry: Waiting) -> None:
         super().add(entry)
         if self._token is not None:
             # Register afresh: a descriptor that is ready already reports at once, and only then.
             self._engine.unwatch(self._fd, self._token)
         self._token = self._engine.watch(self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET, self._ready)
 
-    def remove(self, entry: WaitEntry) -> None:
+    def remove(self, entry: Waiting) -> None:
         super().remove(entry)
         if self._token is not None and not len(self):
             self._engine.unwatch(self._fd, self._token)

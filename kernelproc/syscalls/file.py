@@ -6,9 +6,11 @@ stopped. ``FileOps.read`` and ``write`` never advance the file's offset: that is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from polynix.addrspace._usercopy import UserAddress
+from polynix.kernelproc.blocked_call import BlockedCall
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.send import send_to_task
 from polynix.kernelproc.signals.siginfo import SigInfo
@@ -41,13 +43,17 @@ from polynix.kernelproc.vfs.buffers import UserInput, UserInputBuffer, UserOutpu
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.blocked_call import CallResult
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.buffers import InputBuffer, OutputBuffer
     from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.vfs.ops import Result
+    from polynix.kernelproc.wait_queue import WaitQueue
 
 # An access mode with bit 0 set (O_WRONLY, or 3: neither) can't be read from.
 _UNREADABLE: Final = O_WRONLY | O_PATH
+_WRITING: Final = O_ACCMODE | O_PATH  # the bits that say whether it can be written, and their good values:
+_WRITABLE: Final = frozenset((O_WRONLY, O_RDWR))
 _TROUBLE: Final = POLLERR | POLLHUP | POLLNVAL
 _SEEK_MAX: Final = 4  # SEEK_HOLE
 _SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND
@@ -57,7 +63,7 @@ _SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPE
 
 
 @syscall()
-def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
+def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> CallResult:
     """man 2 read."""
     file = task.files.files.get(fd)
     if file is None or file.flags & _UNREADABLE:
@@ -77,7 +83,39 @@ def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
             return result
         if result != -EAGAIN or file.flags & O_NONBLOCK:
             return result
+        queue = ops.wait_queue(file)
+        if queue is not None:
+            return BlockedRead(file, offset, out, queue)
     return _read_on(file, offset, out, result, ops.seekable)
+
+
+class BlockedRead(BlockedCall):
+    """A read that waits for something to read; it keeps the description alive when another thread closes its descriptor meanwhile."""
+
+    __slots__ = ("file", "offset", "out")
+
+    def __init__(self, file: FileObject, offset: int, out: OutputBuffer, queue: WaitQueue) -> None:
+        super().__init__(queue, POLLIN | _TROUBLE)
+        self.file = file
+        self.offset = offset
+        self.out = out
+        file.references += 1
+
+    def attempt(self) -> Result | None:
+        file = self.file
+        ops = file.ops
+        result = ops.read(file, self.offset, self.out)
+        if result == -EAGAIN and not file.flags & O_NONBLOCK:
+            return None
+        if ops.seekable and type(result) is int and result > 0:
+            file.offset = self.offset + result
+        return result
+
+    def go_on(self, result: Result) -> Coroutine[Any, Any, int]:
+        return _read_on(self.file, self.offset, self.out, result, self.file.ops.seekable)
+
+    def end(self) -> None:
+        self.file.release()
 
 
 @syscall()
@@ -200,7 +238,7 @@ def _preadv(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flag
 def write(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
     """man 2 write."""
     file = task.files.files.get(fd)
-    if file is None or not _is_writable(file.flags):
+    if file is None or file.flags & _WRITING not in _WRITABLE:
         return -EBADF
     if buffer.ptr + count > TASK_SIZE_MAX:
         return -EFAULT
@@ -289,7 +327,7 @@ def _pwritev(task: Task, fd: int, iov: UserAddress, count: int, offset: int, fla
 
 
 def _is_writable(flags: int) -> bool:
-    return flags & O_ACCMODE in (O_WRONLY, O_RDWR) and not flags & O_PATH
+    return flags & _WRITING in _WRITABLE
 
 
 def write_from(

@@ -177,15 +177,16 @@ class UserOutput:
         self.remaining = length
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        if len(data) > self.remaining:
-            data = memoryview(data)[: self.remaining]
+        remaining = self.remaining
+        if len(data) > remaining:
+            data = memoryview(data)[:remaining]
         if not data:
             return 0
         done = self.user.copy_out(self.address, data)
         if not done:
             raise Errno(EFAULT)
         self.address += done
-        self.remaining -= done
+        self.remaining = remaining - done
         return done
 
     def write_from_fd(self, fd: int, offset: int, count: int, flags: int = 0) -> int:
@@ -234,9 +235,16 @@ class UserInput:
         self.remaining = count
 
     def read(self, count: int = -1) -> bytes:
-        data = self.peek(count)
-        self.address += len(data)
-        self.remaining -= len(data)
+        remaining = self.remaining
+        want = remaining if count < 0 or count > remaining else count
+        if not want:
+            return b""
+        data = self.user.copy_in_partial(self.address, want)
+        done = len(data)
+        if not done:
+            raise Errno(EFAULT)
+        self.address += done
+        self.remaining = remaining - done
         return data
 
     def read_to_fd(self, fd: int, offset: int, count: int, flags: int = 0) -> int:

@@ -292,6 +292,19 @@ class PipeOps(FileOps):
         if not buffers:
             # What a reader that will block finds: no call more than needed.
             return -EAGAIN if pipe.writers and out.remaining else 0
+        if pipe.used == 1 < pipe.max_slots:
+            # The usual short read of all there is. A partial buffer begins elsewhere.
+            buffer = buffers[0]
+            data = buffer.data
+            size = len(data)
+            if not buffer.start and size <= out.remaining:
+                done = out.write(data)
+                if done == size:
+                    buffers.clear()
+                    pipe.used = 0
+                else:
+                    buffer.start = done
+                return done
         return pipe.read(out)
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> int:
@@ -305,7 +318,9 @@ class PipeOps(FileOps):
             packet = bool(file.flags & O_DIRECT)
             pipe.buffers.append(PipeBuffer(piece, packet, not packet))
             pipe.used = 1
-            pipe.wake_readers()
+            pipe.read_queue.notify(IN)
+            if pipe.both_queue is not None:
+                pipe.both_queue.notify(IN)
             return count
         return pipe.write(data, bool(file.flags & O_DIRECT))
 

@@ -86,10 +86,10 @@ class Running:
         self.value: Any = None
         self.error: BaseException | None = None
         self.done = False
-        self.routine = Routine(coroutine, "test", owner, self._finish)
+        self.routine = Routine.of(coroutine, "test", owner, self._finish)
         kernel.engine.start(self.routine)
 
-    def _finish(self, value: Any, error: BaseException | None) -> None:
+    def _finish(self, _routine: Routine, value: Any, error: BaseException | None) -> None:
         self.value, self.error, self.done = value, error, True
         self.kernel.engine.call_from_thread(lambda: None)  # end the turn's wait
 

@@ -27,7 +27,7 @@ FROM_KERNELPROC = {
 FLOORS = (
     {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting"}
     | {"latency_buckets", "hook_rule", "trace_layout"},
-    {"engine", "wait_queue", "kthreads", "fidl_loop"},
+    {"engine", "wait_queue", "blocked_call", "kthreads", "fidl_loop"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power"},
     {"fs", "devices", "net", "syscalls", "modules", "inspector", "hooks", "scripting", "trace"},
     {"syscall_loop", "mounts", "controller", "programs", "container", "console_session", "outgoing_directory", "strace", "init"},
