@@ -200,7 +200,7 @@ class Controller:
                 if file.references:
                     file.release()
             raise
-        for observer in kernel.syscall_observers:
+        for observer in kernel.observers:
             observer.started(task, argv, env)
         if console is not None:
             self.console = console

@@ -12,7 +12,7 @@ import fnmatch
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 ACTIONS = ("fail", "delay", "shorten", "kill", "observe", "call")
@@ -218,6 +218,11 @@ def slow_disk(seconds: float = 0.02, path: str = "/*", **conditions: Any) -> Hoo
 def memory_pressure(probability: float = 0.1, **conditions: Any) -> HookRule:
     """Requests for memory (mmap, mremap, brk) fail now and then with ENOMEM."""
     return fail("%memory", errno.ENOMEM, probability=probability, **conditions)
+
+
+def each_call(rule: HookRule, count: int) -> list[HookRule]:
+    """Schedules that try a rule at each of the first ``count`` calls that it names, one call a schedule."""
+    return [replace(rule, after=rule.after + nth, times=1) for nth in range(count)]
 
 
 def kill_at(calls: str | Iterable[str], nth: int, **conditions: Any) -> HookRule:

@@ -64,6 +64,7 @@ class Kernel:
         self.pids_limit = 0  # 0: none
         self.memory_limit = 0  # bytes; 0: none
         self.syscall_observers: list[SyscallObserver] = []
+        self.task_observers: list[SyscallObserver] = []  # those who don't want to hear of each call
         self.memory: Any = None  # addrspace.region.RegionFactory: makes restricted regions and accounts them
         self.stubs: Any = None  # addrspace.stub_pool.StubPool: address spaces ready for use
         self.loop: SyscallLoop = None  # type: ignore[assignment]  # made at boot
@@ -72,6 +73,11 @@ class Kernel:
         self.region: SharedRegion | None = None
         self.create_pager: Callable[[Vmo, int], Channel] = _no_pager  # (memory that holds an image, its block size) -> the client's end of a Pager
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
+
+    @property
+    def observers(self) -> tuple[SyscallObserver, ...]:
+        """Everybody who hears of tasks and signals."""
+        return (*self.syscall_observers, *self.task_observers)
 
     def current_task(self) -> Task:
         """The task whose system call is being served (Linux's ``current``)."""

@@ -16,7 +16,7 @@ import select
 import socket
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._restricted import SUSPENDED_NS, Monitor
 from polynix.addrspace.host_vdso import publish_host_vdso
@@ -188,10 +188,13 @@ def start_tracing(kernel: Kernel, options: ContainerOptions) -> None:
     if options.strace is None:
         return
     from polynix.kernelproc.strace import FilterError, Strace
+    from polynix.kernelproc.strace.last_lines import LastLines
 
     try:
-        output = sys.stderr
-        if options.strace_file is not None:
+        output: Any = sys.stderr
+        if options.strace_keep:
+            output = kernel.expando.get(LastLines).keep(options.strace_keep)
+        elif options.strace_file is not None:
             output = open(options.strace_file, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         kernel.syscall_observers.append(Strace(kernel, options.strace, output))
     except OSError as error:
@@ -202,7 +205,7 @@ def start_tracing(kernel: Kernel, options: ContainerOptions) -> None:
 
 def shut_down(kernel: Kernel) -> None:
     """End every guest and let go of everything that has a name."""
-    for observer in kernel.syscall_observers:
+    for observer in kernel.observers:
         observer.close()
     kernel.stubs.close()
     if kernel.region is not None:

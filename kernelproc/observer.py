@@ -1,6 +1,6 @@
 """What the system call loop and its neighbours tell to whoever looks: strace, profiles, counters.
 
-Kept in ``kernel.syscall_observers``.
+Kept in ``kernel.syscall_observers``, or, who can do without ``enter`` and ``leave``, in ``kernel.task_observers``, which costs calls nothing.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ class ContainerOptions:
     features: list[str] = field(default_factory=list)  # NAME[:ARGS]
     strace: str | None = None  # filter in strace's notation; None: off
     strace_file: str | None = None  # path on the host; None: standard error
+    strace_keep: int = 0  # keep so many last lines in the kernel instead, for the owner to ask for
     log_level: str = "warning"
     memory_limit: int = 0  # bytes; 0: a share of the host's memory
     pids_limit: int = 0  # 0: none

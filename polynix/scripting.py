@@ -1,7 +1,7 @@
 """Scripting the kernel: what a kernel module file, a hook or a test imports.
 
 * Rules for hooks, for ``Container(hooks=[…])`` and ``polynix.run(…, hooks=[…])``: ``fail``, ``delay``, ``shorten``, ``kill``, ``observe``, ``call``, and the
-  ready-made ``disk_full``, ``slow_disk``, ``memory_pressure``, ``kill_at``. ``Container`` has a method for each.
+  ready-made ``disk_full``, ``slow_disk``, ``memory_pressure``, ``kill_at``; ``each_call`` makes schedules of one. ``Container`` has a method for each.
 * ``SystemCall``: what a hook's function gets.
 * ``device`` and ``filesystem``: decorators that bring a class of yours into the kernel, by ``Container.add`` or ``polynix run --feature FILE.py``; ``hook``
   does so for a function in such a file.
@@ -19,6 +19,7 @@ from polynix.kernelproc.hook_rule import (
     call,
     delay,
     disk_full,
+    each_call,
     fail,
     kill,
     kill_at,
@@ -47,6 +48,7 @@ __all__ = [
     "delay",
     "device",
     "disk_full",
+    "each_call",
     "fail",
     "filesystem",
     "hook",

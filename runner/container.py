@@ -37,8 +37,9 @@ class Container(Scriptable):
 
     Parameters are those of the command line: ``rootfs`` is the read-only lower layer, ``binds`` are ``Bind``s or
     ``SRC:DST[:ro]`` texts, ``user`` is ``(uid, gid)`` or ``UID[:GID]`` inside, ``env`` replaces the caller's environment,
-    ``memory`` is bytes or a text such as ``512M``, ``strace`` is a filter (``"all"``) whose output goes to ``strace_file`` or
-    standard error, ``tmpfs`` are empty file systems in memory (``PATH[:size=64K]``), ``hooks`` are rules of :mod:`polynix.scripting`.
+    ``memory`` is bytes or a text such as ``512M``, ``tmpfs`` are empty file systems in memory (``PATH[:size=64K]``), ``hooks``
+    are rules of :mod:`polynix.scripting`. ``strace`` is a filter (``"all"``) whose output goes to ``strace_file`` or standard
+    error, or, of its end, ``strace_keep`` lines to :meth:`last_calls`.
     Errors: ``ParameterError`` (a ValueError), :class:`ContainerError`.
     """
 
@@ -58,6 +59,7 @@ class Container(Scriptable):
         pids: int = 0,
         strace: str | None = None,
         strace_file: str | None = None,
+        strace_keep: int = 0,
         log_level: str = "warning",
         init: bool = True,
         _in_process: bool = False,
@@ -70,6 +72,7 @@ class Container(Scriptable):
             features=list(features),
             strace=strace,
             strace_file=strace_file,
+            strace_keep=strace_keep,
             log_level=parameters.check_log_level(log_level),
             memory_limit=memory if isinstance(memory, int) else parameters.parse_size(memory),
             pids_limit=pids,

@@ -139,6 +139,11 @@ class Scriptable:
         """Kill the process that makes the ``nth`` such call."""
         return self.add_hook(hook_rule.kill_at(calls, nth, **conditions))
 
+    def last_calls(self) -> list[str]:
+        """The last lines of ``Container(strace=FILTER, strace_keep=N)``."""
+        lines: list[str] = self.script("last_calls")
+        return lines
+
     def process_tree(self) -> list[dict[str, Any]]:
         """The processes of the container: dicts with ``pid``, ``ppid``, ``comm``, ``exited`` and ``threads`` (``tid``, ``comm``, ``doing``)."""
         rows: list[dict[str, Any]] = self.script("process_tree")

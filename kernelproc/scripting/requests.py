@@ -56,7 +56,7 @@ def process_tree(kernel: Kernel, fields: Fields) -> list[Fields]:
     """Every process, parents before children: what it is, and what its threads do."""
     rows = []
     for group in kernel.pids.thread_groups.values():
-        if group.is_kernel:
+        if group.pid == 2:  # kthreadd
             continue
         threads = [
             {"tid": task.tid, "comm": os.fsdecode(task.comm), "doing": task.routine.name if task.routine is not None else "running"}
@@ -67,10 +67,18 @@ def process_tree(kernel: Kernel, fields: Fields) -> list[Fields]:
     return rows
 
 
+def last_calls(kernel: Kernel, fields: Fields) -> list[str]:
+    """The last lines of strace, with ``strace_keep``."""
+    from polynix.kernelproc.strace.last_lines import LastLines
+
+    return kernel.expando.get(LastLines).last()
+
+
 METHODS = {
     "add_hook": add_hook,
     "remove_hook": remove_hook,
     "hook_state": hook_state,
     "install": install_class,
     "process_tree": process_tree,
+    "last_calls": last_calls,
 }

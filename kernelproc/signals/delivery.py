@@ -74,7 +74,7 @@ def prepare_return(task: Task, result: int | None) -> bool:
         action = state.actions.get(info.signo)
         if action.handler == SIG_IGN:
             continue
-        for observer in task.kernel.syscall_observers:
+        for observer in task.kernel.observers:
             observer.signal(task, info)
         if action.handler == SIG_DFL:
             _default_action(task, info)

@@ -77,7 +77,7 @@ def exit_task(task: Task, wait_status: int) -> None:
     group = task.group
     task.exited = True
     task.exit_code = wait_status
-    for observer in kernel.syscall_observers:
+    for observer in kernel.observers:
         observer.exited(task, wait_status)
     cpu_time.retire(task)
     routine, task.routine = task.routine, None
