@@ -6,7 +6,7 @@ costs more than the call; one object here is all three. What needs more than one
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.engine import Engine, Routine
@@ -42,6 +42,20 @@ class BlockedCall(Routine):
 
     def end(self) -> None:
         """The waiting is over, in whatever way: give back what is held."""
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        """The same as a coroutine's part, for a hook or a trace that is wrapped around the call; then this object is no routine."""
+        return self._wait_and_attempt().__await__()
+
+    async def _wait_and_attempt(self) -> int:
+        try:
+            while True:
+                await self.queue.wait(self.mask, exclusive=self.exclusive)
+                result = self.attempt()
+                if result is not None:
+                    return result if isinstance(result, int) else await self.go_on(result)
+        finally:
+            self.end()
 
     def begin(self, engine: Engine) -> None:
         """Wait for the queue: the first attempt was the caller's."""

@@ -14,6 +14,7 @@ from polynix.runner.container import Container
 
 Schedule = HookRule | Sequence[HookRule] | None
 CONTAINERS = pytest.StashKey[list[Container]]()
+NO_CONTAINERS: list[Container] = []
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Attach what the containers of a failed test were doing."""
     report = yield
     if report.when == "call" and (report.failed or hasattr(report, "wasxfail")):
-        made = item.stash[CONTAINERS] if CONTAINERS in item.stash else []
+        made: list[Container] = item.stash.get(CONTAINERS, NO_CONTAINERS)
         for number, container in enumerate(made, 1):
             name = f"polynix container {number}" if number > 1 else "polynix"
             try:

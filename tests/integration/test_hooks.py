@@ -79,6 +79,9 @@ def test_results_are_observed_blocking_and_failing_ones_too(container: polynix.C
     results = [(event["call"], event["result"]) for event in seen.events()]
     assert ("openat", -errno.ENOENT) in results
     assert any(call == "wait4" and result > 0 for call, result in results)
+    waited = container.observe("read", process="cat", path="pipe:*")
+    assert output(container, "(sleep 0.05; echo hi) | cat") == "hi\n"
+    assert [event["result"] for event in waited.events()] == [3, 0]
 
 
 def test_shortened_reads(container: polynix.Container) -> None:
