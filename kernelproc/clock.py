@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+CLOCK_MONOTONIC_COARSE = 6
+TICK_NS = int(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
+
 
 class BoottimeDeadline(int):
     """A time of CLOCK_BOOTTIME where a plain int is one of CLOCK_MONOTONIC: it comes nearer while the container is suspended, too."""
@@ -40,6 +43,12 @@ class Clock(Protocol):
     def until(self, deadline_ns: int) -> int:
         """How long it is to a deadline of CLOCK_MONOTONIC, or to a :class:`BoottimeDeadline`; negative when it has passed."""
 
+    def stop(self) -> None:
+        """CLOCK_MONOTONIC stands still from now on. Nobody runs guest code until :meth:`go_on`."""
+
+    def go_on(self) -> None:
+        """CLOCK_MONOTONIC goes on where it stopped."""
+
 
 class HostClock:
     """The host's clocks; CLOCK_MONOTONIC less what the container was suspended.
@@ -57,14 +66,14 @@ class HostClock:
         return self._stopped_at is not None
 
     def stop(self) -> None:
-        """CLOCK_MONOTONIC stands still from now on."""
         if self._stopped_at is None:
             self._stopped_at = self.monotonic_ns()
 
     def go_on(self) -> None:
-        """CLOCK_MONOTONIC goes on where it stopped."""
         if self._stopped_at is not None:
-            self.suspended_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - self._stopped_at
+            # A tick less than it was: the coarse clocks may lag more now than they did then, and no clock may go back.
+            lag = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - self._stopped_at - TICK_NS
+            self.suspended_ns = max(self.suspended_ns, lag)
             self._stopped_at = None
             self._publish(self.suspended_ns)
 

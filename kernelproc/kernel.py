@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.power.hold import Holds
+from polynix.kernelproc.power.manager import PowerManager
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.pid_table import PidTable
 
@@ -69,6 +70,7 @@ class Kernel:
         self.stubs: Any = None  # addrspace.stub_pool.StubPool: address spaces ready for use
         self.loop: SyscallLoop = None  # type: ignore[assignment]  # made at boot
         self.holds = Holds(self)
+        self.power = PowerManager(self)
         self.cpus = frozenset(os.sched_getaffinity(0))
         self.region: SharedRegion | None = None
         self.create_pager: Callable[[Vmo, int], Channel] = _no_pager  # (memory that holds an image, its block size) -> the client's end of a Pager

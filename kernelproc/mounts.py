@@ -36,7 +36,7 @@ VIRTUAL: Final = (
     (b"devpts", b"/dev/pts", b"mode=0620,ptmxmode=0666", MS_NOSUID | MS_NOEXEC),
     (b"tmpfs", b"/dev/shm", b"mode=1777", MS_NOSUID | MS_NODEV),
     (b"proc", b"/proc", b"", MS_NOSUID | MS_NODEV | MS_NOEXEC),
-    (b"sysfs", b"/sys", b"", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY),
+    (b"sysfs", b"/sys", b"", MS_NOSUID | MS_NODEV | MS_NOEXEC),
 )
 
 

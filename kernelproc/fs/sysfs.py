@@ -1,4 +1,4 @@
-"""sysfs, its much-read part (man 5 sysfs): CPUs, NUMA nodes, kernel facts."""
+"""sysfs, its much-read part (man 5 sysfs): CPUs, NUMA nodes, kernel facts, power management."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from polynix.kernelproc.fs.proc.task_status import ranges
 from polynix.kernelproc.fs.pseudo import Directory, constant, directory, text
+from polynix.kernelproc.fs.sysfs_power import debug_directory, power_directory, wakeup_reasons
 from polynix.kernelproc.uapi.magic import SYSFS_MAGIC
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
@@ -85,12 +86,14 @@ def new_sysfs(kernel: Kernel, task: Task | None = None, source: bytes = b"sysfs"
                 b"mm": directory(
                     {b"transparent_hugepage": directory({b"enabled": constant(b"always madvise [never]\n"), b"hpage_pmd_size": constant(b"2097152\n")})}
                 ),
+                b"debug": directory(debug_directory(kernel), mode=0o700),
                 b"security": directory({}),
+                b"wakeup_reasons": directory(wakeup_reasons()),
                 b"notes": constant(b""),
             }
         ),
         b"module": directory({}),
-        b"power": directory({}),
+        b"power": directory(power_directory()),
     }
     fs = FileSystem(SysFileSystem(), source)
     fs.root = FsNode(fs, fs.new_ino(), stat.S_IFDIR | 0o555, Directory(root), nlink=len(root) + 2)

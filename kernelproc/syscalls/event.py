@@ -13,8 +13,8 @@ from polynix.kernelproc.syscalls.poll import import_sigmask
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.timeouts import NANOSECONDS, deadline_after, import_timespec
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Size, UInt
-from polynix.kernelproc.uapi.capability import CAP_WAKE_ALARM
-from polynix.kernelproc.uapi.epoll import EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+from polynix.kernelproc.uapi.capability import CAP_BLOCK_SUSPEND, CAP_WAKE_ALARM
+from polynix.kernelproc.uapi.epoll import EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLWAKEUP
 from polynix.kernelproc.uapi.errno import EINTR, EINVAL, EPERM
 from polynix.kernelproc.uapi.eventfd import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE
 from polynix.kernelproc.uapi.fcntl import O_NONBLOCK, O_RDWR
@@ -60,7 +60,7 @@ def epoll_create1(task: Task, flags: Flags) -> int:
     """man 2 epoll_create1."""
     if flags & ~EPOLL_CLOEXEC:
         return -EINVAL
-    ops = EpollOps()
+    ops = EpollOps(task.kernel.power.sources)
     file = anon_file(task.kernel, ops, O_RDWR, b"[eventpoll]")
     ops.file = file
     return task.files.install_new(file, bool(flags))
@@ -84,6 +84,8 @@ def epoll_ctl(task: Task, epfd: FdNumber, op: Int, fd: FdNumber, event: UserAddr
     epoll = epoll_file.ops
     if not isinstance(epoll, EpollOps) or file is epoll_file:
         return -EINVAL
+    if events & EPOLLWAKEUP and not task.credentials.has_capability(CAP_BLOCK_SUSPEND):
+        events &= ~EPOLLWAKEUP
     if op == EPOLL_CTL_ADD:
         epoll.add(file, fd, events, data)
     elif op == EPOLL_CTL_MOD:

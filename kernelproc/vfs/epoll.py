@@ -26,6 +26,7 @@ from polynix.kernelproc.vfs.anon import AnonFileOps
 from polynix.kernelproc.wait_queue import WaitEntry, WaitQueue
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.power.wakeup_source import WakeupSource, WakeupSources
     from polynix.kernelproc.vfs.file_object import FileObject
 
 PRIVATE_BITS = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE
@@ -37,7 +38,7 @@ PATH_LIMITS = (500, 100, 50, 10)  # nested paths of each length that a wake-up m
 class EpollItem:
     """One descriptor in an interest list. ``events`` are those asked for, EPOLLERR and EPOLLHUP always among them."""
 
-    __slots__ = ("data", "entry", "epoll", "events", "fd", "file", "queue")
+    __slots__ = ("data", "entry", "epoll", "events", "fd", "file", "queue", "wakeup")
 
     def __init__(self, epoll: EpollOps, file: FileObject, fd: int, events: int, data: int) -> None:
         self.epoll = epoll
@@ -47,12 +48,26 @@ class EpollItem:
         self.data = data
         self.entry = WaitEntry(self.notified, events & ~PRIVATE_BITS, bool(events & EPOLLEXCLUSIVE))
         self.queue = file.ops.wait_queue(file)
+        self.wakeup: WakeupSource | None = None  # EPOLLWAKEUP: active while the item is on the ready list
+        self.set_wakeup(bool(events & EPOLLWAKEUP))
+
+    def set_wakeup(self, wanted: bool) -> None:
+        """Keep the container awake while the item is ready, or no longer."""
+        sources = self.epoll.wakeup_sources
+        if wanted and self.wakeup is None and sources is not None:
+            name = self.file.name.entry.name if self.file.name is not None else b""
+            self.wakeup = sources.add(f"[epoll] {name.decode(errors='replace')}".rstrip())
+        elif not wanted and self.wakeup is not None:
+            self.wakeup.remove()
+            self.wakeup = None
 
     def notified(self, events: int) -> bool:
         """The file's queue tells of ``events``: become ready. True uses up an exclusive wake-up."""
         epoll = self.epoll
         if self not in epoll.ready:
             epoll.ready[self] = None
+            if self.wakeup is not None:
+                self.wakeup.stay_awake()
         woken = epoll.wake()
         return woken or not self.events & EPOLLEXCLUSIVE
 
@@ -78,7 +93,8 @@ class EpollRegistrations:
 class EpollOps(AnonFileOps):
     """The file of epoll_create."""
 
-    def __init__(self) -> None:
+    def __init__(self, wakeup_sources: WakeupSources | None = None) -> None:
+        self.wakeup_sources = wakeup_sources
         self.items: dict[tuple[FileObject, int], EpollItem] = {}
         self.ready: dict[EpollItem, None] = {}
         self.waiters = WaitQueue()  # tasks in epoll_wait, woken one at a time
@@ -126,6 +142,7 @@ class EpollOps(AnonFileOps):
         item.events = events | EPOLLERR | EPOLLHUP
         item.data = data
         item.entry.mask = item.events & ~PRIVATE_BITS
+        item.set_wakeup(bool(events & EPOLLWAKEUP))
         self._offer(item)
 
     def remove(self, file: FileObject, fd: int) -> None:
@@ -139,6 +156,7 @@ class EpollOps(AnonFileOps):
         """Forget an item: deleted, or its file was closed."""
         self.items.pop((item.file, item.fd), None)
         self.ready.pop(item, None)
+        item.set_wakeup(False)
         if item.queue is not None:
             item.queue.remove(item.entry)
         if item.file.expando is not None:
@@ -149,6 +167,8 @@ class EpollOps(AnonFileOps):
     def _offer(self, item: EpollItem) -> None:
         if item not in self.ready and item.ready_events():
             self.ready[item] = None
+            if item.wakeup is not None:
+                item.wakeup.stay_awake()
             self.wake()
 
     def wake(self) -> bool:
@@ -184,6 +204,8 @@ class EpollOps(AnonFileOps):
             if item not in ready:
                 continue
             del ready[item]
+            if item.wakeup is not None:
+                item.wakeup.relax()
             events = item.ready_events()
             if events:
                 collected.append((item, events))
@@ -197,12 +219,17 @@ class EpollOps(AnonFileOps):
                 item.entry.mask = 0
             elif not item.events & EPOLLET and (item.file, item.fd) in self.items:
                 self.ready.setdefault(item)
+                if item.wakeup is not None:
+                    item.wakeup.stay_awake()
         if self.ready and len(self.waiters):
             self.waiters.notify(EPOLLIN)  # more is left than this one took
 
     def put_back(self, collected: list[tuple[EpollItem, int]]) -> None:
         """The events could not be stored: the items are the first again."""
         self.ready = {**dict.fromkeys(item for item, _ in collected), **self.ready}
+        for item, _ in collected:
+            if item.wakeup is not None:
+                item.wakeup.stay_awake()
 
     # -- the file -----------------------------------------------------------------------------------------------------------
 
@@ -211,6 +238,8 @@ class EpollOps(AnonFileOps):
             if item.ready_events():
                 return EPOLLIN | EPOLLRDNORM
             del self.ready[item]
+            if item.wakeup is not None:
+                item.wakeup.relax()
         return 0
 
     def wait_queue(self, file: FileObject) -> WaitQueue:

@@ -1,6 +1,6 @@
 """A kernel module for tests: hold and release processes on request, over a unix socket on the host.
 
-``--feature holding.py:SOCKET``; a request is a packet of JSON, ``{"op": "hold", "pids": [...]}`` (no ``pids``: all) or
+``--feature holding.py:SOCKET``; a request is a packet of JSON, ``{"op": "hold", "program": COMM}`` (without it: all) or
 ``{"op": "release", "hold": N}``, and so is its answer.
 """
 
@@ -46,10 +46,10 @@ class Holding:
         result = await getattr(self, request.pop("op"))(**request)
         connection.send(json.dumps(result).encode())
 
-    async def hold(self, pids: list[int] | None = None) -> dict[str, Any]:
-        table = self.kernel.pids.thread_groups
+    async def hold(self, program: str | None = None) -> dict[str, Any]:
+        groups = self.kernel.pids.thread_groups.values()
         begin = time.monotonic()
-        hold = self.kernel.holds.hold(None if pids is None else [table[pid] for pid in pids])
+        hold = self.kernel.holds.hold(None if program is None else [group for group in groups if group.leader.comm == program.encode()])
         self.holds.append(hold)
         await hold.complete()
         return {"hold": len(self.holds) - 1, "seconds": time.monotonic() - begin, "running": self.kernel.monitor.running}

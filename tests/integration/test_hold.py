@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import mmap
-import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,69 +10,11 @@ from typing import Any
 
 import pytest
 from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.held import Held, children
 from polynix.addrspace import _restricted as restricted
 from polynix.addrspace.restricted import STUB_PATH
 
-MODULE = Path(__file__).with_name("holding.py")
-TICK = os.sysconf("SC_CLK_TCK")
 WHILE = 0.3
-
-
-class Held:
-    """A container whose processes can be held, and a file of counters that they share with us."""
-
-    def __init__(self, audit: Audit, argv: list[str], *flags: str) -> None:
-        self.directory = audit.directory
-        path = self.directory / "counters"
-        path.write_bytes(bytes(4096))
-        path.chmod(0o666)
-        with open(path, "r+b") as file:
-            self.map = mmap.mmap(file.fileno(), 4096)
-        self.words = memoryview(self.map).cast("Q")
-        self.process = audit.popen(argv, "--bind", f"{self.directory}:/mnt", "--feature", f"{MODULE}:{self.directory}/holding", *flags)
-        self.socket = self._connect()
-        self.kernel = self.ask("tasks")["kernel"]
-
-    def _connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.settimeout(30)
-        for _ in range(1000):
-            try:
-                connection.connect(str(self.directory / "holding"))
-                return connection
-            except (FileNotFoundError, ConnectionRefusedError):
-                assert self.process.poll() is None
-                time.sleep(0.01)
-        raise TimeoutError
-
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
-        self.socket.send(json.dumps({"op": op, **fields}).encode())
-        answer: dict[str, Any] = json.loads(self.socket.recv(65536))
-        return answer
-
-    def wait_for_progress(self, count: int = 1, since: list[int] | None = None) -> None:
-        """Until the first ``count`` counters have moved."""
-        since = since or [0] * count
-        deadline = time.monotonic() + 60
-        while not all(self.words[index] > since[index] for index in range(count)):
-            assert time.monotonic() < deadline, list(self.words[:count])
-            time.sleep(0.002)
-
-    def cpu_ticks(self) -> int:
-        """User and system time of the kernel process and all restricted processes."""
-        total = 0
-        for pid in [self.kernel, *children(self.kernel)]:
-            with contextlib.suppress(FileNotFoundError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-                total += int(fields[11]) + int(fields[12])
-        return total
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.kill()
-        self.process.wait()
-        self.words.release()
-        self.map.close()
 
 
 @pytest.fixture
@@ -147,10 +84,6 @@ def test_a_storm_is_caught(start: Any, storm: str) -> None:
     assert world.process.poll() is None
 
 
-def children(pid: int) -> set[int]:
-    return {int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()}
-
-
 def zombies(pids: set[int]) -> set[int]:
     return {pid for pid in pids if not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()}
 
@@ -172,10 +105,9 @@ def test_what_blocks_stays_blocked_and_then_goes_on(start: Any, audit: Audit) ->
 
 def test_some_processes_are_held_with_what_they_fork(start: Any) -> None:
     program = build("progress")
-    world = start(["/bin/sh", "-c", f"ln -s {program} /tmp/one; {program} /mnt/counters 1 1 & exec python3 -c '{FORKER}'"])
+    world = start(["/bin/sh", "-c", f"{program} /mnt/counters 1 1 & exec python3 -c '{FORKER}'"])
     world.wait_for_progress(2)
-    pids = world.ask("tasks")["programs"]
-    held = world.ask("hold", pids=[pids["python3"], *[pid for name, pid in pids.items() if name == "true"]])
+    held = world.ask("hold", program="python3")
     forker, other = world.words[1], world.words[0]
     world.wait_for_progress(1, [other])
     time.sleep(0.1)

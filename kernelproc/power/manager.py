@@ -1,0 +1,184 @@
+"""The power manager of a container: who keeps it awake, how it falls asleep, what woke it (Starnix's ``core/power/manager.rs``).
+
+The order of a suspend that a guest asks for, by writing to /sys/power/state: the attempt is recorded; an active wakeup source, or a message that
+nobody has handled, makes it fail with EINVAL; then a :class:`Suspender` is asked. With a runner that is the runner's Manager, which asks back for
+``fall_asleep``, decides how long, and ends with ``wake_up``; without one it is :class:`LoneSuspender`. The writer is a guest thread like the
+others: its write returns after the resume.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from polynix.ipc.event import EventPair
+from polynix.ipc.signals import Signals
+from polynix.ipc.status import ZxStatus
+from polynix.kernelproc.clock import AlarmDeadline
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.power.suspend_stats import SuspendStats
+from polynix.kernelproc.power.wakeup_source import WakeupSource, WakeupSources
+from polynix.kernelproc.uapi.errno import EBUSY, EINVAL
+from polynix.kernelproc.wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from polynix.ipc.counter import Counter
+    from polynix.kernelproc.kernel import Kernel
+    from polynix.kernelproc.power.hold import Hold
+
+log = logging.getLogger(__name__)
+
+ALARM = "[alarm]"
+LONGEST_SLEEP_NS = 9_000_000_000
+TIMEOUT_REASON = "starnix-container-timeout"
+
+
+class Slept(NamedTuple):
+    """``time_ns`` of CLOCK_BOOTTIME; ``reason`` names what ended it, separated by commas."""
+
+    time_ns: int
+    reason: str
+
+
+class SuspendRefused(Exception):
+    """The container can't be suspended now; the text names why."""
+
+
+class Suspender(Protocol):
+    """Who suspends and resumes the container on the kernel's behalf."""
+
+    async def suspend(self, wake_locks: EventPair) -> Slept:
+        """``wake_locks`` shows EVENT_SIGNALED while the kernel must stay awake. Errors: SuspendRefused."""
+
+
+class LoneSuspender:
+    """Without a runner: asleep until an alarm, a message, a wakeup source or :meth:`PowerManager.wake`, for at most nine seconds."""
+
+    def __init__(self, power: PowerManager) -> None:
+        self.power = power
+
+    async def suspend(self, wake_locks: EventPair) -> Slept:
+        power = self.power
+        clock = power.kernel.clock
+        await power.fall_asleep()
+        begun_ns = clock.boottime_ns()
+        timeout = power.kernel.engine.call_at(AlarmDeadline(begun_ns + LONGEST_SLEEP_NS), lambda: None)
+        try:
+            if power.kept_awake_by():
+                raise SuspendRefused(",".join(power.kept_awake_by()))
+            while not power.woken_by:
+                await power.woken.wait(interruptible=False)
+            slept_ns = clock.boottime_ns() - begun_ns
+            timed_out = slept_ns >= LONGEST_SLEEP_NS and power.woken_by == [ALARM]
+            return Slept(slept_ns, TIMEOUT_REASON if timed_out else ",".join(power.woken_by))
+        finally:
+            timeout.cancel()
+            power.wake_up()
+
+
+class PowerManager:
+    """One container's. ``suspender`` is replaced when a runner takes that over."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.sources = WakeupSources(kernel.engine)
+        self.sources.on_change = self._source_changed
+        self.stats = SuspendStats()
+        self.suspender: Suspender = LoneSuspender(self)
+        self.counters: dict[int, tuple[str, Counter]] = {}  # by koid: messages from outside that are still to be handled
+        self.wake_locks: dict[str, WakeupSource] = {}  # /sys/power/wake_lock, also those that are not held now
+        self.woken = WaitQueue()
+        self.woken_by: list[str] = []  # since it fell asleep
+        self.on_wake: Callable[[], None] = lambda: None  # for a runner that waits elsewhere
+        self._hold: Hold | None = None
+        self._suspending = False
+        self._lock_event, self.lock_peer = EventPair.create()
+        self._tell_locks()
+        kernel.engine.on_alarm = lambda: self.wake(ALARM)
+
+    # -- who keeps it awake ---------------------------------------------------------------------------------------------------------
+
+    def kept_awake_by(self) -> list[str]:
+        """Names of the active wakeup sources and of the channels with unhandled messages."""
+        names = [source.name for source in self.sources.active]
+        for name, counter in self.counters.values():
+            if counter.pending & Signals.COUNTER_POSITIVE:
+                names.append(name)
+        return names
+
+    def add_counter(self, name: str, counter: Counter) -> None:
+        """A channel whose messages must be handled before the container sleeps; ``counter`` counts those that are not."""
+        self.counters[counter.koid] = (name, counter)
+
+    def remove_counter(self, counter: Counter) -> None:
+        self.counters.pop(counter.koid, None)
+
+    def _source_changed(self, source: WakeupSource) -> None:
+        self._tell_locks()
+        if source.active and self.asleep:
+            self.wake(source.name)
+
+    def _tell_locks(self) -> None:
+        """The peer sees EVENT_SIGNALED while a source is active, USER_0 otherwise."""
+        clear, set_ = (Signals.USER_0, Signals.EVENT_SIGNALED) if self.sources.any_active else (Signals.EVENT_SIGNALED, Signals.USER_0)
+        try:
+            self._lock_event.signal_peer(clear, set_)
+        except ZxStatus as error:
+            log.debug("nobody looks at the wake locks: %s", error)
+
+    # -- falling asleep and waking up -----------------------------------------------------------------------------------------------
+
+    @property
+    def asleep(self) -> bool:
+        """Every guest thread is held, and CLOCK_MONOTONIC stands still."""
+        return self.kernel.clock.stopped
+
+    async def fall_asleep(self) -> None:
+        """Hold every guest thread, then stop the clock."""
+        hold = self._hold
+        if hold is None:
+            hold = self._hold = self.kernel.holds.hold()
+            self.woken_by = []
+        await hold.complete()
+        if self._hold is hold:
+            self.kernel.clock.stop()
+
+    def wake_up(self) -> None:
+        """Let time and guests go on. Being awake is no error."""
+        hold, self._hold = self._hold, None
+        self.kernel.clock.go_on()
+        if hold is not None:
+            hold.release()
+
+    def wake(self, reason: str) -> None:
+        """Something happened that a sleeping container is to be woken for; whoever put it to sleep will."""
+        if reason not in self.woken_by:
+            self.woken_by.append(reason)
+            self.woken.notify()
+            self.on_wake()
+
+    # -- on a guest's behalf --------------------------------------------------------------------------------------------------------
+
+    async def suspend(self) -> None:
+        """Sleep, and return after the resume. Errors: EBUSY when it is going on already, or an event came since wakeup_count was written; EINVAL for any other
+        reason.
+        """
+        if self._suspending:
+            raise Errno(EBUSY)
+        clock, stats = self.kernel.clock, self.stats
+        self._suspending = True
+        try:
+            stats.attempted(clock.boottime_ns())
+            pending, awake = self.sources.is_pending(), self.kept_awake_by()
+            if pending or awake:
+                stats.failed(clock.boottime_ns(), EBUSY if pending else EINVAL, ",".join(awake))
+                raise Errno(EBUSY if pending else EINVAL)
+            try:
+                slept = await self.suspender.suspend(self.lock_peer)
+            except SuspendRefused as refused:
+                stats.failed(clock.boottime_ns(), EINVAL, str(refused))
+                raise Errno(EINVAL) from None
+            stats.resumed(clock.boottime_ns(), slept.time_ns, slept.reason)
+        finally:
+            self._suspending = False

@@ -1,0 +1,214 @@
+"""Suspending a container from inside: /sys/power, clocks and timers across a suspend, wake locks, wakeups.
+
+The host's own suspend can't be asked for in a test, so these run under polynix only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.held import Held
+
+ALARM = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def alarm(seconds):
+    fd = libc.timerfd_create(9, 0)
+    assert fd >= 0 and libc.timerfd_settime(fd, 0, struct.pack("qqqq", 0, 0, int(seconds), int(seconds % 1 * 1e9)), None) == 0
+    return fd
+def suspend():
+    with open("/sys/power/state", "wb", 0) as file:
+        file.write(b"mem")
+def stat(name):
+    return int(open("/sys/power/suspend_stats/" + name).read())
+def reason():
+    return open("/sys/kernel/wakeup_reasons/last_resume_reason").read().strip()
+"""
+
+
+def python(audit: Audit, script: str, *flags: str, code: int = 0) -> list[str]:
+    outcome = audit.run(["python3", "-c", ALARM + script], *flags)
+    assert outcome.code == code, outcome
+    assert b"inside the kernel" not in outcome.err, outcome.err.decode()
+    return outcome.out.decode().splitlines()
+
+
+@pytest.mark.parametrize("state", ["mem\n", "freeze"])
+def test_clocks_and_timers_across_a_suspend(audit: Audit, state: str) -> None:
+    outcome = audit.run([build("sleeper"), state])
+    assert (outcome.code, outcome.out.decode(), outcome.err.decode()) == (0, "", "")
+
+
+def test_an_alarm_ends_a_suspend(audit: Audit) -> None:
+    assert python(audit, "alarm(0.3); suspend(); print(stat('success'), stat('fail'), reason())") == ["1 0 0 [alarm]"]
+
+
+def test_nobody_runs_while_asleep(audit: Audit) -> None:
+    script = """
+import mmap, os, time
+words = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+if os.fork() == 0:
+    while True:
+        words[0] += 1
+while not words[0]:
+    time.sleep(0.01)
+alarm(0.5)
+before, start = words[0], time.clock_gettime(time.CLOCK_BOOTTIME)
+suspend()
+ran = words[0] - before
+assert time.clock_gettime(time.CLOCK_BOOTTIME) - start > 0.4
+before, start = words[0], time.monotonic()
+time.sleep(0.5)
+rate = words[0] - before
+print(ran < rate / 2, flush=True)
+os.kill(0, 9)
+"""
+    assert python(audit, script, code=137) == ["True"]
+
+
+def test_a_wake_lock_keeps_the_container_awake(audit: Audit) -> None:
+    script = """
+def lock(name, text):
+    try:
+        with open("/sys/power/" + name, "wb", 0) as file: file.write(text)
+    except OSError as error:
+        print(error.errno)
+def try_suspend():
+    try: suspend()
+    except OSError as error: print(error.errno, stat("fail"), stat("last_failed_errno"), reason())
+lock("wake_lock", b"one"); lock("wake_lock", b"two\\n")
+try_suspend()
+lock("wake_unlock", b"one\\n"); lock("wake_unlock", b"three"); lock("wake_lock", b""); lock("wake_lock", b"a b")
+print(open("/sys/power/wake_lock").read().split(), open("/sys/power/wake_unlock").read().split())
+try_suspend()
+lock("wake_unlock", b"two")
+alarm(0.1); suspend(); print(reason())
+rows = [line.split() for line in open("/sys/kernel/debug/wakeup_sources")]
+print([row[:2] for row in rows[1:]], len(rows[0]) == len(rows[1]) == 10)
+import os; os.setresuid(1000, 1000, 1000)
+lock("wake_lock", b"mine")
+"""
+    assert python(audit, script) == [
+        "22 1 -22 Abort: one,two", "22", "22", "22", "['two'] ['one']", "22 2 -22 Abort: two", "0 [alarm]",
+        "[['one', '1'], ['two', '1']] True", "13",
+    ]  # fmt: skip
+
+
+def test_a_wake_lock_with_a_time_limit(audit: Audit) -> None:
+    script = """
+import time
+open("/sys/power/wake_lock", "wb", 0).write(b"brief 200000000")
+try: suspend()
+except OSError as error: print(error.errno)
+while open("/sys/power/wake_lock").read().strip(): time.sleep(0.01)
+alarm(0.1); suspend()
+print([line.split()[:5] for line in open("/sys/kernel/debug/wakeup_sources")][1])
+"""
+    assert python(audit, script) == ["22", "['brief', '1', '1', '0', '1']"]
+
+
+def test_events_since_the_wakeup_count_was_written_make_a_suspend_fail(audit: Audit) -> None:
+    script = """
+import os, threading, time
+count = lambda: open("/sys/power/wakeup_count").read()
+def put(name, text): open("/sys/power/" + name, "wb", 0).write(text.encode())
+put("wakeup_count", count())
+put("wake_lock", "a"); put("wake_unlock", "a")
+try: suspend()
+except OSError as error: print(error.errno)
+try: put("wakeup_count", "0")
+except OSError as error: print(error.errno)
+put("wake_lock", "a")
+threading.Timer(0.2, put, ("wake_unlock", "a")).start()
+put("wakeup_count", count())  # waits for the lock
+alarm(0.1); suspend(); print(reason())
+"""
+    assert python(audit, script) == ["16", "22", "0 [alarm]"]
+
+
+def test_what_state_refuses(audit: Audit) -> None:
+    script = """
+import os
+for text in (b"", b"disk", b"freeze ", b"mem\\n\\n"):
+    fd = os.open("/sys/power/state", os.O_WRONLY)
+    try: print(os.write(fd, text))
+    except OSError as error: print(error.errno)
+print(open("/sys/power/state").read(), end="")
+os.setresuid(1000, 1000, 1000)
+try: open("/sys/power/state", "wb", 0)
+except OSError as error: print(error.errno)
+"""
+    assert python(audit, script) == ["22", "22", "22", "22", "freeze mem", "13"]
+
+
+def test_epollwakeup_keeps_awake_until_the_event_is_handled(audit: Audit) -> None:
+    script = """
+import os, select
+reader, writer = os.pipe()
+epoll = select.epoll()
+epoll.register(reader, select.EPOLLIN | 1 << 29)
+alarm(0.1); suspend(); print(reason())
+os.write(writer, b"x")
+for step in (lambda: None, lambda: epoll.poll(0), lambda: (os.read(reader, 1), epoll.poll(0)), ):
+    step()
+    alarm(0.1)
+    try: suspend(); print(reason())
+    except OSError as error: print(error.errno, reason().rstrip("0123456789"))
+epoll.unregister(reader)
+print(open("/sys/kernel/debug/wakeup_sources").read().count("[epoll]"))
+"""
+    lines = python(audit, script)
+    assert lines[0] == lines[3] == "0 [alarm]"
+    assert lines[1].startswith("22 Abort: [epoll]")
+    assert lines[2].startswith("22 Abort: [epoll]")
+    assert lines[4] == "0"
+
+
+def test_input_wakes_through_epollwakeup(audit: Audit) -> None:
+    script = """
+import os, select, sys
+epoll = select.epoll()
+epoll.register(0, select.EPOLLIN | 1 << 29)
+print("going", flush=True)
+suspend()
+print(reason(), epoll.poll(5)[0][0], os.read(0, 10))
+"""
+    process = audit.popen(["python3", "-c", ALARM + script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr)
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == b"going\n"
+    time.sleep(0.3)
+    begin = time.monotonic()
+    process.stdin.write(b"hello")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    assert line.startswith(b"0 [epoll]")
+    assert line.endswith(b" 0 b'hello'\n")
+    assert time.monotonic() - begin < 8, "the nine seconds of an unsuccessful wait"
+    assert process.wait(20) == 0
+
+
+def test_killing_the_command_line_of_a_sleeping_container(audit: Audit) -> None:
+    process = audit.popen(["python3", "-c", ALARM + "print('going', flush=True); suspend()"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"going\n"
+    time.sleep(0.3)
+    process.kill()
+    process.wait(10)
+
+
+def test_the_writer_killed_while_asleep_lets_the_others_go_on(audit: Audit) -> None:
+    counting = build("progress")
+    script = f"{counting} /mnt/counters 1 1 & python3 -c 'open(\"/sys/power/state\", \"wb\", 0).write(b\"mem\")'; wait"
+    world = Held(audit, ["sh", "-c", script])
+    try:
+        world.wait_for_progress(1)
+        while (before := world.words[0]) != (time.sleep(0.3), world.words[0])[1]:
+            pass  # not asleep yet
+        world.ask("kill", pid=world.ask("tasks")["programs"]["python3"])
+        world.wait_for_progress(1, [before])
+    finally:
+        world.close()
