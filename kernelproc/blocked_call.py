@@ -7,12 +7,20 @@ costs more than the call; one object here is all three. What needs more than one
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from polynix.kernelproc.engine import Engine, Routine
+from polynix.kernelproc.wait_queue import ALL_EVENTS, WaitQueue
 
-if TYPE_CHECKING:
-    from polynix.kernelproc.wait_queue import WaitQueue
+
+class Queue(Protocol):
+    """Where a call waits: a wait queue, or a futex's."""
+
+    def add(self, entry: Any, /) -> None:
+        """At the end."""
+
+    def remove(self, entry: Any, /) -> None:
+        """Not being there is no error."""
 
 
 class BlockedCall(Routine):
@@ -22,18 +30,19 @@ class BlockedCall(Routine):
     coroutine would.
     """
 
-    __slots__ = ("exclusive", "mask", "queue")
+    __slots__ = ("queue",)
 
-    def __init__(self, queue: WaitQueue, mask: int, exclusive: bool = False) -> None:
+    mask = ALL_EVENTS  # class attributes: a subclass waits for the same events each time, and making one must be cheap
+    exclusive = False
+
+    def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.mask = mask
-        self.exclusive = exclusive
         self.coroutine = None
-        self.parked = self.queued = False
+        self.queued = False
         self.interruptible = True
 
     def attempt(self) -> int | Awaitable[int] | None:
-        """The call's result, None to go on waiting, or what to await for it. Errors: as the call's."""
+        """Woken: the call's result, None to go on waiting, or what to await for it. Errors: as the call's."""
         raise NotImplementedError
 
     def go_on(self, result: Awaitable[int]) -> Coroutine[Any, Any, int]:
@@ -48,9 +57,11 @@ class BlockedCall(Routine):
         return self._wait_and_attempt().__await__()
 
     async def _wait_and_attempt(self) -> int:
+        queue = self.queue
+        assert isinstance(queue, WaitQueue)
         try:
             while True:
-                await self.queue.wait(self.mask, exclusive=self.exclusive)
+                await queue.wait(self.mask, exclusive=self.exclusive)
                 result = self.attempt()
                 if result is not None:
                     return result if isinstance(result, int) else await self.go_on(result)
@@ -60,12 +71,10 @@ class BlockedCall(Routine):
     def begin(self, engine: Engine) -> None:
         """Wait for the queue: the first attempt was the caller's."""
         self.queue.add(self)
-        self._park(engine)
-
-    def _park(self, engine: Engine) -> None:
         self.parked = True
         # A signal that came before the park must not be lost.
-        if self.owner is not None and self.owner.attention and self.owner.interrupt_pending():
+        owner = self.owner
+        if owner is not None and owner.attention and owner.interrupt_pending():
             engine.interrupt(self)
 
     def callback(self, _events: int) -> bool:
@@ -84,8 +93,7 @@ class BlockedCall(Routine):
                 result = self.attempt()
                 if result is None:
                     self.queue.remove(self)  # to the end; and a host descriptor's queue looks afresh
-                    self.queue.add(self)
-                    self._park(engine)
+                    self.begin(engine)
                     return
         except Exception as failure:
             error = failure

@@ -234,25 +234,33 @@ class SyscallLoop:
         """A call that had blocked has its result."""
         task: Task = routine.owner
         task.routine = None
-        previous, self.current = self.current, task
-        if error is not None:
-            if isinstance(error, Errno):
-                value = -error.errno
-            elif isinstance(error, Fault):
-                value = -EFAULT
-            elif isinstance(error, Killed):
-                value = None
-            else:
-                value = self._internal_error(task, task.current_syscall, error)
-        elif type(value) is int and value > 0 and task.current_syscall[0] in IO_WORDS:
-            count_io(task, task.current_syscall[0], value)
         try:
+            if type(value) is int:
+                number = task.current_syscall[0]
+                if value > 0 and number in IO_WORDS:
+                    count_io(task, number, value)
+                slot = task.slot
+                if slot is not None and not task.attention and not task.mm.calls and self.keep_back is None:
+                    task.in_syscall = False
+                    slot.resume_syscall(value)
+                    return
+            previous, self.current = self.current, task
+            if error is not None:
+                if isinstance(error, Errno):
+                    value = -error.errno
+                elif isinstance(error, Fault):
+                    value = -EFAULT
+                elif isinstance(error, Killed):
+                    value = None
+                else:
+                    value = self._internal_error(task, task.current_syscall, error)
             if value is not NO_RETURN:
                 self.return_to_user(task, value)
+            self.current = previous
         except Exception as failure:  # it must not be left between two worlds
             log.error("return of %r failed inside the kernel", task, exc_info=failure)
+            self.current = None
             task.mm.stub.kill()
-        self.current = previous
 
     def _internal_error(self, task: Task, call: tuple[int, ...], error: BaseException) -> int:
         """A host error passes on its errno; anything else is our defect: logged, EIO for the guest, and the kernel lives on."""

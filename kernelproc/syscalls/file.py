@@ -93,9 +93,10 @@ class BlockedRead(BlockedCall):
     """A read that waits for something to read; it keeps the description alive when another thread closes its descriptor meanwhile."""
 
     __slots__ = ("file", "offset", "out")
+    mask = POLLIN | _TROUBLE
 
     def __init__(self, file: FileObject, offset: int, out: OutputBuffer, queue: WaitQueue) -> None:
-        super().__init__(queue, POLLIN | _TROUBLE)
+        super().__init__(queue)
         self.file = file
         self.offset = offset
         self.out = out

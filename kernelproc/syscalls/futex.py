@@ -12,7 +12,7 @@ from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Pid, Size, UInt, ULong
 from polynix.kernelproc.task.clocks import deadline_of
-from polynix.kernelproc.task.futex import FutexTable, wake_op
+from polynix.kernelproc.task.futex import FutexTable, FutexWait, wake_op
 from polynix.kernelproc.uapi.capability import CAP_SYS_PTRACE
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH
 from polynix.kernelproc.uapi.futex import (
@@ -36,9 +36,9 @@ from polynix.kernelproc.uapi.futex import (
 from polynix.kernelproc.uapi.time import CLOCK_MONOTONIC, CLOCK_REALTIME
 
 if TYPE_CHECKING:
+    from polynix.kernelproc.blocked_call import CallResult
     from polynix.kernelproc.task.futex import Key
     from polynix.kernelproc.task.task import Task
-    from polynix.kernelproc.vfs.ops import Result
 
 _TIMESPEC: Final = struct.Struct("<qq")
 _ROBUST_LIST_HEAD_SIZE: Final = 24
@@ -47,7 +47,7 @@ _REALTIME_ALLOWED: Final = frozenset((FUTEX_WAIT_BITSET, FUTEX_WAIT_REQUEUE_PI, 
 
 
 @syscall()
-def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeout: ULong, address2: UserAddress, value3: UInt) -> Result:
+def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeout: ULong, address2: UserAddress, value3: UInt) -> CallResult:
     """man 2 futex."""
     command = operation & FUTEX_CMD_MASK
     if operation & FUTEX_CLOCK_REALTIME and command not in _REALTIME_ALLOWED:
@@ -68,6 +68,8 @@ def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeo
             return -EINVAL
         if task.user.load_u32(address) != value:
             return -EAGAIN
+        if deadline is None:
+            return FutexWait(table, task, address, key, bitset)
         return _wait(task, address, key, value, deadline, bitset)
     if command in (FUTEX_REQUEUE, FUTEX_CMP_REQUEUE):
         target = _key(task, address2)
@@ -134,12 +136,10 @@ def _deadline(task: Task, address: UserAddress, *, relative: bool, realtime: boo
     return deadline_of(task.kernel.clock, CLOCK_REALTIME if realtime and not relative else CLOCK_MONOTONIC, time, not relative)
 
 
-async def _wait(task: Task, address: UserAddress, key: Key, value: int, deadline: int | None, bitset: int) -> int:
+async def _wait(task: Task, address: UserAddress, key: Key, value: int, deadline: int, bitset: int) -> int:
     try:
         return await task.kernel.expando.get(FutexTable).wait(task, address, key, deadline, bitset)
     except Interrupted:
-        if deadline is None:
-            raise
         # A restart must wait for the rest of the time only: man 2 restart_syscall.
         task.restart = partial(_restart_wait, task, address, value, deadline, bitset)
         raise Errno(ERESTART_RESTARTBLOCK)

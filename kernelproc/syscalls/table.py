@@ -26,8 +26,8 @@ functions: dict[str, Callable[..., Any]] = {}  # name -> implementation
 names: dict[int, str] = {number: name for name, number in SYSCALLS.items()}
 
 _DECODE = {
-    types.S32: "((a{0} & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000",
-    types.U32: "a{0} & 0xFFFFFFFF",
+    types.S32: "(a{0} if a{0} < 0x80000000 else ((a{0} & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000)",
+    types.U32: "(a{0} if a{0} <= 0xFFFFFFFF else a{0} & 0xFFFFFFFF)",
     types.S64: "a{0} if a{0} < 0x8000000000000000 else a{0} - 0x10000000000000000",
     types.U64: "a{0}",
 }

@@ -12,9 +12,11 @@ since polynix leaves scheduling to the host.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final
 
 from polynix.addrspace._usercopy import Fault, UserAddress
+from polynix.kernelproc.blocked_call import BlockedCall
 from polynix.kernelproc.engine import Engine, Interrupted, Routine, park
 from polynix.kernelproc.errno import ERESTARTNOINTR, Errno
 from polynix.kernelproc.uapi.errno import EAGAIN, EDEADLK, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT
@@ -62,11 +64,40 @@ class Waiter:
         self.routine: Routine = Engine.running.current
 
 
+class FutexWait(BlockedCall):
+    """A plain wait without a deadline, which is what mutexes and conditions do: a waiter that is its own routine."""
+
+    __slots__ = ("address", "bitset", "key", "table", "task")
+    pi = False
+    requeue_to = None
+
+    def __init__(self, table: FutexTable, task: Task, address: UserAddress, key: Key, bitset: int) -> None:
+        super().__init__(table)
+        self.table = table
+        self.task = task
+        self.address = address
+        self.key = key
+        self.bitset = bitset
+
+    @property
+    def routine(self) -> Routine:
+        return self
+
+    def attempt(self) -> int:
+        return 0
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        return self.table.wait(self.task, self.address, self.key, None, self.bitset).__await__()
+
+
+AnyWaiter = Waiter | FutexWait
+
+
 class FutexTable:
     """All futexes that somebody waits on; one per kernel, in ``kernel.expando``."""
 
     def __init__(self) -> None:
-        self._waiters: dict[Key, dict[Waiter, None]] = {}
+        self._waiters: dict[Key, dict[AnyWaiter, None]] = {}
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -76,40 +107,42 @@ class FutexTable:
 
     # -- queues -----------------------------------------------------------------------------------------------------------
 
-    def _add(self, waiter: Waiter) -> None:
+    def add(self, waiter: AnyWaiter) -> None:
+        """At the end of the queue of its key."""
         queue = self._waiters.get(waiter.key)
         if queue is None:
             queue = self._waiters[waiter.key] = {}
         queue[waiter] = None
 
-    def _remove(self, waiter: Waiter) -> None:
+    def remove(self, waiter: AnyWaiter) -> None:
+        """Not being there is no error."""
         queue = self._waiters.get(waiter.key)
         if queue is not None:
             queue.pop(waiter, None)
             if not queue:
                 del self._waiters[waiter.key]
 
-    def waiters(self, key: Key) -> list[Waiter]:
+    def waiters(self, key: Key) -> list[AnyWaiter]:
         """Who waits on ``key``, in order."""
         return list(self._waiters.get(key, ()))
 
     async def _sleep(self, waiter: Waiter, deadline_ns: int | None) -> bool:
         """Wait in the queue; False when the deadline passed. Errors: Interrupted."""
         engine = Engine.running
-        self._add(waiter)
+        self.add(waiter)
         timer = None if deadline_ns is None else engine.call_at(deadline_ns, engine.wake, waiter.routine, False)
         try:
             return bool(await park(True))
         finally:
-            self._remove(waiter)
+            self.remove(waiter)
             if timer is not None:
                 timer.cancel()
 
-    def _wake(self, waiter: Waiter) -> bool:
+    def _wake(self, waiter: AnyWaiter) -> bool:
         """Let one waiter go on; False if a signal, its deadline or its death was quicker."""
         if not Engine.running.wake(waiter.routine, True):
             return False
-        self._remove(waiter)
+        self.remove(waiter)
         return True
 
     # -- plain futexes ----------------------------------------------------------------------------------------------------
@@ -152,13 +185,13 @@ class FutexTable:
                 break
         return done + moved
 
-    def _move(self, waiter: Waiter, key: Key, address: UserAddress) -> None:
+    def _move(self, waiter: AnyWaiter, key: Key, address: UserAddress) -> None:
         if waiter.key == key:
             return
-        self._remove(waiter)
+        self.remove(waiter)
         waiter.key = key
         waiter.address = address
-        self._add(waiter)
+        self.add(waiter)
 
     # -- priority inheritance ---------------------------------------------------------------------------------------------
 

@@ -19,9 +19,10 @@ class Scripted(BlockedCall):
     """Gives the results of a list, one an attempt; an exception among them is raised."""
 
     __slots__ = ("ended", "results")
+    mask = IN
 
     def __init__(self, queue: WaitQueue, *results: Any) -> None:
-        super().__init__(queue, IN)
+        super().__init__(queue)
         self.results = list(results)
         self.ended = 0
 
