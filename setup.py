@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -26,9 +27,10 @@ FREESTANDING = [
     *("-fcf-protection=none", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--build-id=none", "-Wl,-z,noexecstack"),
     "-Wl,-z,max-page-size=4096",
 ]
+STUB_SOURCES = ("stub.c", "patched_call.c")
 STUB_FLAGS = [
     *FREESTANDING,
-    *("-fpie", "-fno-asynchronous-unwind-tables", "-static", "-no-pie"),
+    *("-fpie", "-mfsgsbase", "-fno-asynchronous-unwind-tables", "-static", "-no-pie"),
     *(f"-Wl,--defsym=stub_base={STUB_TEXT:#x}", f"-Wl,--defsym=guest_vdso={GUEST_VDSO:#x}"),
 ]
 VDSO_FLAGS = [
@@ -73,12 +75,12 @@ class BuildExtensions(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         vdso = Path(self.build_temp).resolve() / "vdso"
         vdso.parent.mkdir(parents=True, exist_ok=True)
-        self.link("vdso", [*VDSO_FLAGS], vdso)
-        self.link("stub", [*STUB_FLAGS, f'-DVDSO_IMAGE="{vdso}"'], target)
+        self.link("vdso", [*VDSO_FLAGS], ["vdso.c"], vdso)
+        self.link("stub", [*STUB_FLAGS, f'-DVDSO_IMAGE="{vdso}"'], STUB_SOURCES, target)
         target.chmod(0o755)
 
-    def link(self, name: str, flags: list[str], target: Path) -> None:
-        command = [*compiler(), *flags, f"-Wl,-T,{RESTRICTED / f'{name}.ld'}", "-o", str(target), str(RESTRICTED / f"{name}.c")]
+    def link(self, name: str, flags: list[str], program: Sequence[str], target: Path) -> None:
+        command = [*compiler(), *flags, f"-Wl,-T,{RESTRICTED / f'{name}.ld'}", "-o", str(target), *(str(RESTRICTED / file) for file in program)]
         if subprocess.run(command, cwd=ROOT).returncode != 0:
             raise SystemExit(f"polynix: the C compiler could not build the {name} (see above)")
 
@@ -96,7 +98,7 @@ def extension(name: str, files: list[str], depends: list[str]) -> Extension:
     )
 
 
-restricted = [path for path in sources("addrspace/restricted/*.c") if not path.endswith(("/stub.c", "/vdso.c"))]
+restricted = [path for path in sources("addrspace/restricted/*.c") if Path(path).name not in (*STUB_SOURCES, "vdso.c")]
 usercopy = sources("addrspace/_usercopy*.c", "addrspace/usercopy/*.c")
 extensions = [
     extension("polynix.addrspace._restricted", restricted, sources("addrspace/restricted/*.h")),

@@ -21,6 +21,7 @@ SLOT_SIZE: Final[int]
 CONTROL_SIZE: Final[int]
 SLOT_COUNT: Final[int]
 CONTROL_AREA_SIZE: Final[int]
+PATCHED_CALL: Final[int]
 
 # Descriptors of a stub.
 DOORBELL_FD: Final[int]
@@ -50,6 +51,7 @@ KICK: Final[int]
 BATCH: Final[int]
 THREAD_STARTED: Final[int]
 HOSTILE: Final[int]
+SYSCALL_SAMPLE: Final[int]
 
 # Indices of Slot.registers().
 REG_R8: Final[int]
@@ -80,6 +82,9 @@ class Monitor:
     """One per kernel process: starts stubs, and waits for their threads and for whatever else is watched."""
 
     stub_spin: int
+    sample_period: int
+    @property
+    def can_patch(self) -> bool: ...
     @property
     def late_answers(self) -> int: ...
     def __init__(self, stub_path: str, uid: int = -1, gid: int = -1) -> None: ...

@@ -17,6 +17,7 @@ from polynix.addrspace._restricted import GUEST_LIMIT, SLOT_COUNT, Slot, Stub
 from polynix.addrspace._usercopy import MemoryObject, UserMap
 from polynix.addrspace.host_calls import HostCalls
 from polynix.addrspace.paged_memory import PagedMemory, require
+from polynix.addrspace.text_store import DISPLACEMENT, PatchedText, TextStore
 from polynix.addrspace.vma import MappedFile, Vma, VmaKind
 
 PAGE_SIZE = 4096
@@ -24,7 +25,7 @@ PAGE_MASK = PAGE_SIZE - 1
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 TASK_SIZE = GUEST_LIMIT - (16 << 30)  # guest addresses end here; the filter's address checks want room above
-STACK_TOP = 0x7FE0_0000_0000
+STACK_TOP = TASK_SIZE - (1 << 20)
 MMAP_MIN_ADDRESS = 0x10000
 PIE_BASE = 0x5555_5555_4000
 STACK_GUARD = 256 * PAGE_SIZE
@@ -75,6 +76,8 @@ class MemoryManager:
         self.next_slot = 1  # slot 0 is the stub's first thread
         self.membarrier = 0
         self.user.on_fault = self.populate_fault
+        self.texts: TextStore | None = None  # where patched copies of program text come from
+        self.trampolines: dict[int, PatchedText] = {}  # where the stub maps those of patched text, by address; above TASK_SIZE
         self.stack_limit = 8 << 20
 
     # -- look-up ----------------------------------------------------------------------------------------------------------------------------
@@ -268,6 +271,8 @@ class MemoryManager:
             self.calls.map_region(vma.start, vma.end, vma.prot)
         elif isinstance(vma.object, PagedMemory):
             self.map_present(vma, vma.start, vma.end)
+        elif vma.prot & PROT_EXEC and self.texts is not None and self._map_patched(vma, self.texts):
+            return
         else:
             self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=vma.kind is VmaKind.FILE)
 
@@ -279,6 +284,41 @@ class MemoryManager:
         for low, high in memory.runs(start + base, end + base):
             self.user.map(low - base, high - base, vma.prot, memory, low)
             self.calls.map_object(low - base, high - base, vma.prot, memory, low, private=vma.kind is VmaKind.FILE)
+
+    def _map_patched(self, vma: Vma, texts: TextStore) -> bool:
+        """Map the patched copy of file text, and its trampolines; False when there is none, or no place for them."""
+        if vma.kind is not VmaKind.FILE or vma.prot & PROT_WRITE:
+            return False
+        text = texts.find(vma.object, vma.offset, vma.length)
+        if text is None:
+            return False
+        place = vma.start - (vma.offset - text.start) + DISPLACEMENT
+        end = place + text.trampolines_length
+        if place < TASK_SIZE or end > GUEST_LIMIT:
+            return False
+        if self.trampolines.get(place) is not text:
+            for other in [other for other, its in self.trampolines.items() if other < end and place < other + its.trampolines_length]:
+                del self.trampolines[other]
+            self.trampolines[place] = text
+            self.calls.map_object(place, end, PROT_READ | PROT_EXEC, text.object, text.length, private=True)
+        self.calls.map_object(vma.start, vma.end, vma.prot, text.object, vma.offset - text.start, private=True)
+        return True
+
+    def patch(self, vma: Vma, text: PatchedText) -> None:
+        """``vma`` was mapped before its text was patched: have the stub map that instead, if it has not."""
+        if self.trampolines.get(vma.start - (vma.offset - text.start) + DISPLACEMENT) is not text:
+            self._map_host(vma)
+
+    def site_of_trampoline(self, address: int) -> tuple[int, int] | None:
+        """Address of the ``syscall`` that the trampoline at ``address`` stands for, and the call's number."""
+        for place, text in self.trampolines.items():
+            if place <= address < place + text.trampolines_length:
+                try:
+                    offset, number = text.site_of(address - place)
+                except IndexError:
+                    return None
+                return place - DISPLACEMENT + offset, number
+        return None
 
     def _account(self, vma: Vma, change: int) -> None:
         self.total_vm += change
@@ -391,7 +431,7 @@ class MemoryManager:
         self._account(vma, vma.length)
         if not prot:
             self.calls.unmap(vma.start, vma.end)
-        elif not old or isinstance(vma.object, PagedMemory):
+        elif not old or isinstance(vma.object, PagedMemory) or (prot & ~old & PROT_EXEC and vma.kind is VmaKind.FILE):
             self._map_host(vma)
         else:
             self.calls.protect(vma.start, vma.end, prot)

@@ -13,6 +13,7 @@ from polynix.addrspace._restricted import Monitor, Stub
 from polynix.addrspace._usercopy import MemoryObject
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.region import RegionFactory
+from polynix.addrspace.text_store import TextStore
 
 
 class StubPool:
@@ -26,6 +27,7 @@ class StubPool:
         self.spares: deque[MemoryManager] = deque()
         self.ordered: dict[int, MemoryObject] = {}
         self.spawned = 0
+        self.texts: TextStore | None = None  # of all address spaces
         self.nothing = MemoryManager(None, None)  # type: ignore[arg-type]  # of a task that has yet to exec for the first time
         self.nothing.dead = True
 
@@ -73,6 +75,7 @@ class StubPool:
     def _add(self, stub: Stub, region: MemoryObject) -> MemoryManager:
         self.spawned += 1
         mm = MemoryManager(stub, region)
+        mm.texts = self.texts
         stub.tag = mm
         self.on_spawn(stub)
         return mm

@@ -28,6 +28,7 @@ from polynix.kernelproc.clock import HostClock
 from polynix.kernelproc.controller import Controller
 from polynix.kernelproc.engine import Engine
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.hot_text import enable_patching
 from polynix.kernelproc.inspector.server import Inspector
 from polynix.kernelproc.kernel import Kernel, UtsNamespace
 from polynix.kernelproc.kthreads import KernelThreads
@@ -110,6 +111,7 @@ def build_kernel(options: ContainerOptions) -> Kernel:
     except (OSError, SharedMemoryUnavailable) as error:
         raise BootError(f"cannot set up restricted mode: {_reason(error)}") from error
     kernel.stubs = StubPool(monitor, kernel.memory)
+    enable_patching(kernel)
     kernel.engine.watch(monitor.spawned_fd, select.EPOLLIN, lambda _events: kernel.stubs.collect())
     kernel.kthreads = KernelThreads(kernel.engine)
     kernel.pids_limit = options.pids_limit

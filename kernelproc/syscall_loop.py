@@ -18,6 +18,7 @@ from polynix.addrspace._restricted import (
     READY,
     SIGNAL,
     SYSCALL,
+    SYSCALL_SAMPLE,
     THREAD_STARTED,
     Slot,
     Stub,
@@ -27,6 +28,7 @@ from polynix.addrspace.memory_manager import TASK_SIZE, MemoryManager
 from polynix.kernelproc import track_stub as stubs
 from polynix.kernelproc.engine import Killed, Routine
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.hot_text import consider_patching, leave_trampoline
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.signals.delivery import prepare_return
 from polynix.kernelproc.signals.send import force_signal
@@ -133,7 +135,12 @@ class SyscallLoop:
             self.handle_exception(task, slot)
         elif reason == KICK:
             task.kicked = False
+            if slot.ip >= TASK_SIZE:
+                leave_trampoline(task, slot)
             self.return_to_user(task, None)
+        elif reason == SYSCALL_SAMPLE:
+            consider_patching(task, slot)
+            self.dispatch(task, slot)
         elif reason == BATCH:
             self._batch_done(task, slot)
         elif reason == READY:
@@ -344,6 +351,8 @@ class SyscallLoop:
     def handle_exception(self, task: Task, slot: Slot) -> None:
         """A synchronous fault of the guest: mend it (stack growth, pages on demand) or turn it into its signal."""
         signo, code, address, trap, error = slot.fault()
+        if slot.ip >= TASK_SIZE:
+            leave_trampoline(task, slot)
         if signo == SIGSEGV and trap == TRAP_PAGE_FAULT:
             if self.handle_page_fault(task, address, error):
                 if task.mm.absent_at(address) is None:

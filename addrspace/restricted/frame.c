@@ -9,7 +9,9 @@
 
 #include <cpuid.h>
 #include <string.h>
+#include <sys/auxv.h>
 
+#define HWCAP2_FSGSBASE 2
 #define FLAG_XSTATE 1
 #define FLAG_SIGCONTEXT_SS 2
 #define FLAG_STRICT_SS 4
@@ -49,13 +51,14 @@ struct ucontext_image *frame_of(Slot *slot)
 
 static uint64_t eflags(uint64_t value) { return (value & USER_EFLAGS) | 0x202; }
 
-void frame_set_register(struct ucontext_image *frame, unsigned index, uint64_t value)
+void frame_set_register(Slot *slot, struct ucontext_image *frame, unsigned index, uint64_t value)
 {
     if (index == REG_EFL)
         value = eflags(value);
     else if (index == REG_CSGSFS)
         value = SELECTORS;
     frame->registers[index] = value;
+    slot->light &= index == REG_RAX;
 }
 
 /* Every feature that the host may save, so also the largest size that its sigreturn takes. */
@@ -133,6 +136,7 @@ static struct ucontext_image *new_frame(Slot *slot, uint32_t xstate_length)
         offset = frame_place(state_place(xstate_length));
     struct ucontext_image *frame = (struct ucontext_image *)((char *)slot->control + offset);
     memset(frame, 0, sizeof *frame);
+    slot->light = false;
     frame->stack_base = slot_address(slot->index) + ALTERNATE_STACK_OFFSET;
     frame->stack_size = ALTERNATE_STACK_SIZE;
     slot->frame = offset;
@@ -193,7 +197,7 @@ int frame_load(Slot *slot, const char *data, Py_ssize_t length)
     }
     struct ucontext_image *frame = new_frame(slot, xstate_length);
     for (unsigned index = 0; index < REG_COUNT; index++)
-        frame_set_register(frame, index, saved.registers[index]);
+        frame_set_register(slot, frame, index, saved.registers[index]);
     put_xstate(slot, frame, state, xstate_length);
     return 0;
 }
@@ -225,5 +229,29 @@ int frame_set_xstate(Slot *slot, const char *data, Py_ssize_t length)
         slot->frame = offset;
     }
     put_xstate(slot, frame, state, size);
+    slot->light = false;
     return 0;
+}
+
+/*
+ * What a patched call saves: all that a guest can use, which is what the host saves too. The tiles of AMX are not among it:
+ * a guest can't ask for the permission that they want. Nothing where the CPU or the host lacks xsave or rdgsbase: there nothing may be patched.
+ */
+void frame_describe_xstate(struct kernel_page *page)
+{
+    const uint64_t usable = 0xa02ff; /* x87 SSE AVX MPX AVX-512 PKRU TILECFG APX */
+    const uint32_t room = SLOT_SIZE - PATCHED_FRAME_OFFSET - sizeof(struct ucontext_image) - 64 - 4;
+    uint32_t a, b, c, d, size = LEGACY_SIZE + HEADER_SIZE;
+    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return;
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    uint64_t features = ((uint64_t)d << 32 | a) & usable;
+    for (unsigned number = 2; number < 64; number++)
+        if (features >> number & 1) {
+            if (!__get_cpuid_count(0xd, number, &a, &b, &c, &d) || b + a > room)
+                return;
+            size = b + a > size ? b + a : size;
+        }
+    page->xstate_features = features;
+    page->xstate_size = size;
 }

@@ -6,14 +6,14 @@
  *
  * A restricted process looks like this; nothing else is mapped in it when its guest starts:
  *
- *   0 .. GUEST_LIMIT          the guest's own maps
+ *   0 .. GUEST_LIMIT          the guest's own maps, and above what it may map trampolines of patched text (text_store.py)
  *   STUB_TEXT                 the stub, one read-execute segment; in it, at GUEST_VDSO, the vdso that guests see (vdso.c)
  *   VDSO_ADDRESS              the host's vdso, which ours calls (its vvar pages lie just below)
  *   KERNEL_PAGE               read-only: words that the kernel process publishes to all stubs
  *   CONTROL_BASE              control area: SLOT_COUNT slots, shared with the kernel process
  *
- * A slot belongs to one host thread: struct control, and the thread's alternate signal stack, in which the host
- * saves the guest's registers at every trap.
+ * A slot belongs to one host thread: struct control, the thread's alternate signal stack, in which the host
+ * saves the guest's registers at every trap, and above it the place where patched calls save them in the same form.
  */
 #ifndef POLYNIX_LAYOUT_H
 #define POLYNIX_LAYOUT_H
@@ -61,15 +61,22 @@
 #define BATCH 5
 #define THREAD_STARTED 6
 #define HOSTILE 7
+/* A system call like any other; its thread's process traps often. */
+#define SYSCALL_SAMPLE 8
 
 /* What a stub writes to control.why: a signal number, or one of these. */
 #define WHY_READY 0x100
 #define WHY_BATCH 0x101
 #define WHY_THREAD_STARTED 0x102
+#define WHY_PATCHED_CALL 0x103
+/* A kick came while the stub had the thread: its registers are those of its last resume. */
+#define WHY_KICKED 0x104
 
 #define RESUME_REPORT_BACK 1
 /* A new thread starts in the guest at once, with the frame that the kernel put into its slot. */
 #define RESUME_START 2
+/* Of a patched call: nothing but the result has changed, so the registers may be loaded without the host's help. */
+#define RESUME_LIGHT 4
 
 /* The only kind of clone: VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID CHILD_SETTID. */
 #define THREAD_FLAGS 0x13d0f00
@@ -92,7 +99,12 @@
 #define START_FILTER 9
 
 #define ALTERNATE_STACK_OFFSET CONTROL_SIZE
-#define ALTERNATE_STACK_SIZE (SLOT_SIZE - CONTROL_SIZE)
+#define ALTERNATE_STACK_SIZE (PATCHED_FRAME_OFFSET - CONTROL_SIZE)
+/* The ucontext of a patched call; its floating point and vector state ends with the slot. */
+#define PATCHED_FRAME_OFFSET 0x7000
+#define CONTROL_KICKED_OFFSET 64
+/* Where trampolines of patched text jump to: the stub's first instruction. */
+#define PATCHED_CALL (STUB_TEXT + 0x100)
 #define FRAME_OFFSET_LIMIT (SLOT_SIZE - 304)
 
 /* One system call of a batch. */
@@ -119,6 +131,7 @@ struct control {
     uint64_t fs_base;      /* stub to kernel, at each trap, where user space may read it; else 0 */
     uint64_t gs_base;
     uint64_t line_end[0] __attribute__((aligned(64)));
+    uint32_t kicked;       /* the stub's own: a kick came that the kernel has not been told of */
     uint32_t receive_turn; /* slot 0: number of the message that may be received now */
     uint32_t start_step;   /* slot 0: START_* that failed, with its errno */
     uint32_t start_errno;
@@ -134,7 +147,8 @@ struct control {
 /* KERNEL_PAGE, written by the kernel process only. */
 struct kernel_page {
     uint32_t kernel_sleeps; /* ring the doorbell at exit */
-    uint32_t unused;
+    uint32_t xstate_size;   /* of what a patched call saves in xsave's standard form; 0 where nothing may be patched */
+    uint64_t xstate_features;
     /* For the guest's vdso: what its stopping clocks lag behind the host's, and the host's functions (0: there is none). */
     int64_t suspended_ns;
     uint64_t host_clock_gettime, host_gettimeofday, host_time, host_clock_getres, host_getcpu;
@@ -151,13 +165,14 @@ struct kernel_page {
 
 _Static_assert(sizeof(struct host_call) == 64, "one call, one line");
 _Static_assert(sizeof(struct control) == CONTROL_SIZE, "slot layout");
+_Static_assert(__builtin_offsetof(struct control, kicked) == CONTROL_KICKED_OFFSET, "as the stub's assembly has it");
 _Static_assert(CONTROL_SIZE - __builtin_offsetof(struct control, start_stack) >= 768, "room for the first stack");
 
 #define LAYOUT_CONSTANTS(X) \
     X(GUEST_LIMIT) X(STUB_TEXT) X(GUEST_VDSO) X(VDSO_BASE) X(VDSO_END) X(VDSO_ADDRESS) X(KERNEL_PAGE) X(CONTROL_BASE) \
     X(SLOT_SIZE) X(CONTROL_SIZE) X(SLOT_COUNT) X(CONTROL_AREA_SIZE) \
     X(DOORBELL_FD) X(CONTROL_FD) X(REGION_FD) X(SOCKET_FD) X(KERNEL_PAGE_FD) X(FIRST_INSTALLED_FD) X(MAX_PASSED_FDS) \
-    X(KICK_SIGNAL) X(READY) X(SYSCALL) X(SIGNAL) X(KICK) X(BATCH) X(THREAD_STARTED) X(HOSTILE) X(BATCH_CAPACITY) \
-    X(SUSPENDED_NS) X(HOST_CLOCK_GETTIME) X(HOST_GETTIMEOFDAY) X(HOST_TIME) X(HOST_CLOCK_GETRES) X(HOST_GETCPU)
+    X(KICK_SIGNAL) X(READY) X(SYSCALL) X(SIGNAL) X(KICK) X(BATCH) X(THREAD_STARTED) X(HOSTILE) X(SYSCALL_SAMPLE) X(BATCH_CAPACITY) \
+    X(PATCHED_CALL) X(SUSPENDED_NS) X(HOST_CLOCK_GETTIME) X(HOST_GETTIMEOFDAY) X(HOST_TIME) X(HOST_CLOCK_GETRES) X(HOST_GETCPU)
 
 #endif

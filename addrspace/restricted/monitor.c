@@ -263,6 +263,7 @@ static int monitor_init(Monitor *monitor, PyObject *args, PyObject *names)
     if (sched_getaffinity(0, sizeof monitor->cpus, &monitor->cpus) < 0)
         CPU_ZERO(&monitor->cpus);
     find_vdso(monitor);
+    frame_describe_xstate(monitor->page);
     monitor->ticks_per_us = measure_ticks_per_us();
     return 0;
 }
@@ -331,9 +332,15 @@ static PyObject *get_vdso(Monitor *monitor, void *unused)
     return PyLong_FromUnsignedLongLong(monitor->vdso_parts ? VDSO_ADDRESS : 0);
 }
 
+static PyObject *get_can_patch(Monitor *monitor, void *unused)
+{
+    return PyBool_FromLong(monitor->page && monitor->page->xstate_size);
+}
+
 static PyGetSetDef getset[] = {
     {"spawned_fd", (getter)monitor_spawned_fd, NULL, "readable when spawned() has something to tell", NULL},
     {"running", (getter)get_running, NULL, "threads in restricted mode", NULL},
+    {"can_patch", (getter)get_can_patch, NULL, "whether stubs take calls from patched text here", NULL},
     {"vdso_address", (getter)get_vdso, NULL, "ELF header of the vdso in every stub, or 0", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -341,6 +348,7 @@ static PyGetSetDef getset[] = {
 static PyMemberDef members[] = {
     {"late_answers", T_ULONGLONG, offsetof(Monitor, late_answers), READONLY, "resumes of threads that had spun in vain"},
     {"stub_spin", T_ULONGLONG, offsetof(Monitor, stub_spin), 0, "ns that a thread spins for the kernel before it sleeps, from its next resume on"},
+    {"sample_period", T_UINT, offsetof(Monitor, sample_period), 0, "one in so many trapped calls of a process has the reason SYSCALL_SAMPLE; 0: none"},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -52,6 +52,7 @@ struct Monitor {
     uint64_t ticks_per_us;
     uint64_t late_answers;   /* resumes of threads that had spun in vain */
     uint64_t stub_spin;      /* ns that a thread may spin for the kernel before it sleeps, given to it at each resume */
+    uint32_t sample_period;  /* every so many traps of a process one is reported as SYSCALL_SAMPLE; 0: none */
     uint64_t vdso_parts;
     int64_t vdso_offset[4];
     uint64_t vdso_size[4];
@@ -83,6 +84,7 @@ struct Stub {
     Slot *slots[SLOT_COUNT];
     struct pending_clone *clones;
     uint32_t messages; /* numbers the batches' messages */
+    uint32_t traps;    /* system calls since the last sample */
     bool hostile, reaped;
     int status;
 };
@@ -96,6 +98,7 @@ struct Slot {
     enum slot_state state;
     Py_ssize_t running_index;
     uint32_t frame, information; /* checked offsets; 0 means none */
+    bool light;                  /* it made a patched call, and nothing of its frame but the result has been changed */
     int reason, signal;
     uint32_t architecture;
     uint32_t calls, calls_sent, calls_done;
@@ -176,7 +179,8 @@ PyObject *frame_save(Slot *slot);
 int frame_load(Slot *slot, const char *data, Py_ssize_t length);
 PyObject *frame_xstate(Slot *slot);
 int frame_set_xstate(Slot *slot, const char *data, Py_ssize_t length);
-void frame_set_register(struct ucontext_image *frame, unsigned index, uint64_t value);
+void frame_set_register(Slot *slot, struct ucontext_image *frame, unsigned index, uint64_t value);
+void frame_describe_xstate(struct kernel_page *page);
 
 /* The kernel's struct ucontext with struct sigcontext, 304 bytes. */
 enum { REG_COUNT = REG_CR2 + 1 };

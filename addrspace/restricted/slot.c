@@ -102,7 +102,7 @@ static PyObject *slot_set_register(Slot *slot, PyObject *const *args, Py_ssize_t
     struct ucontext_image *frame = frame_of(slot);
     if (!frame)
         return NULL;
-    frame_set_register(frame, (unsigned)index, value);
+    frame_set_register(slot, frame, (unsigned)index, value);
     Py_RETURN_NONE;
 }
 
@@ -122,7 +122,7 @@ static PyObject *slot_set_registers(Slot *slot, PyObject *values)
     if (!good || !(frame = frame_of(slot)))
         return NULL;
     for (unsigned index = 0; index < REG_COUNT; index++)
-        frame_set_register(frame, index, words[index]);
+        frame_set_register(slot, frame, index, words[index]);
     Py_RETURN_NONE;
 }
 
@@ -141,7 +141,7 @@ static int put_register(Slot *slot, PyObject *value, void *index)
             PyErr_SetString(PyExc_TypeError, "a register can't be deleted");
         return -1;
     }
-    frame_set_register(frame, (unsigned)(uintptr_t)index, word);
+    frame_set_register(slot, frame, (unsigned)(uintptr_t)index, word);
     return 0;
 }
 
@@ -170,6 +170,7 @@ static PyObject *slot_clear_xstate(Slot *slot, PyObject *unused)
     if (!frame)
         return NULL;
     frame->fpstate = 0;
+    slot->light = false;
     Py_RETURN_NONE;
 }
 
@@ -209,7 +210,7 @@ static int do_resume(Slot *slot, uint32_t how)
     control->frame = slot->frame;
     control->calls = slot->calls_sent = slot->calls;
     slot->calls = 0;
-    control->resume = how;
+    control->resume = how | (slot->light ? RESUME_LIGHT : 0);
     if (monitor->gathered_cpu >= 0)
         pin_consider(slot);
     uint64_t spin = slot->pinned ? 0 : slot->spin > monitor->stub_spin ? slot->spin : monitor->stub_spin;

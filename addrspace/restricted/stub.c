@@ -4,8 +4,8 @@
  * A static program without libc, linked at STUB_TEXT, one read-execute segment and no data. It prepares its process
  * (maps, signal handlers, filters), and from then on alternates between two things: the guest runs, natively; or a
  * trap has brought a thread into `on_signal`, which tells the kernel process why and waits for its answer. The answer
- * is a batch of host calls to make, often empty, and then the guest again, by one path: rt_sigreturn from the frame that
- * lies in the thread's slot.
+ * is a batch of host calls to make, often empty, and then the guest again: rt_sigreturn from the frame that
+ * lies in the thread's slot. Calls from patched text come and go without a trap: patched_call.c.
  *
  * A thread finds its slot by masking its stack pointer. Nothing here trusts the guest, and nothing protects the
  * stub from it: the filter (filter.h) makes sure that a guest which meddles harms only itself.
@@ -16,7 +16,7 @@
 #include <linux/prctl.h>
 
 #include "filter.h"
-#include "layout.h"
+#include "stub.h"
 
 #define MAP_FIXED_STRICTLY MAP_FIXED_NOREPLACE
 /* Room at the start, where nothing of the host's and nothing of ours lies. */
@@ -57,9 +57,8 @@ struct kernel_sigaction {
 
 #pragma GCC visibility push(hidden)
 long host_call(long number, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5);
-_Noreturn void leave(void *ucontext);
 _Noreturn void switch_stack(void *stack, struct control *control, uint64_t vdso_parts);
-extern const char host_call_return[], handle_signal[], start_thread[], stub_end[];
+extern const char host_call_return[], handle_signal[], start_thread[];
 
 /*
  * The only `syscall` instruction. Whoever arrives here by way of clone has a stack whose top word is `start_thread`.
@@ -67,7 +66,7 @@ extern const char host_call_return[], handle_signal[], start_thread[], stub_end[
  */
 __asm__(
     ".text\n"
-    ".globl _start, host_call, host_call_return, leave, handle_signal, start_thread, switch_stack\n"
+    ".globl _start, host_call, host_call_site, host_call_return, leave, handle_signal, start_thread, switch_stack\n"
     "_start:\n"
     "    xor %ebp, %ebp\n"
     "    mov %rsp, %rdi\n"
@@ -77,7 +76,7 @@ __asm__(
     "leave:\n"
     "    mov %rdi, %rsp\n"
     "    mov $15, %eax\n"
-    "    jmp 1f\n"
+    "    jmp host_call_site\n"
     "host_call:\n"
     "    mov %rdi, %rax\n"
     "    mov %rsi, %rdi\n"
@@ -86,7 +85,8 @@ __asm__(
     "    mov %r8, %r10\n"
     "    mov %r9, %r8\n"
     "    mov 8(%rsp), %r9\n"
-    "1:  syscall\n"
+    "host_call_site:\n"
+    "    syscall\n"
     "host_call_return:\n"
     "    ret\n"
     "handle_signal:\n"
@@ -133,7 +133,7 @@ static void wait_for_kernel(struct control *control)
     __atomic_store_n(&control->sleeping, 0, __ATOMIC_RELAXED);
 }
 
-static void report(struct control *control)
+void report(struct control *control)
 {
     static const uint64_t one = 1;
     /* A full barrier: the kernel either finds EXITED when it looks a last time, or we find that it sleeps. */
@@ -177,10 +177,9 @@ static int *received_descriptor(struct control *control, uint64_t descriptor)
     return index < received_count(control) ? &((struct control_message *)control->received)->descriptors[index] : 0;
 }
 
-/* Makes the calls in order; after the first error only those that must always be made. 0, or 1 after an error. */
-static int run_batch(struct control *control, uint32_t count)
+static bool make_calls(struct control *control, uint32_t count)
 {
-    int broken = 0;
+    bool broken = false;
     control->calls_done = count;
     ((struct control_message *)control->received)->length = 0;
     for (uint32_t index = 0; index < count && index < BATCH_CAPACITY; index++) {
@@ -206,7 +205,7 @@ static int run_batch(struct control *control, uint32_t count)
         }
         if (failed(call->result) && !(call->flags & CALL_IGNORE_ERROR) && !broken) {
             control->calls_done = index;
-            broken = 1;
+            broken = true;
         }
     }
     for (uint32_t index = received_count(control); index-- > 0;) {
@@ -217,34 +216,72 @@ static int run_batch(struct control *control, uint32_t count)
     return broken;
 }
 
-/* Serves the kernel until it wants the guest to run on. */
-static _Noreturn void serve(struct control *control)
+/* Makes the batch's calls in order; after the first error only those that must always be made. Whether there was an error. */
+bool run_batch(struct control *control)
+{
+    uint32_t count = control->calls;
+    return count && make_calls(control, count);
+}
+
+/* Serves the kernel until it wants the guest to run on. All signals are blocked, here and wherever this thread came from. */
+_Noreturn void serve(struct control *control)
 {
     for (;;) {
         report(control);
-        uint32_t count = control->calls, resume = control->resume;
-        int broken = count ? run_batch(control, count) : 0;
-        if (!broken && !(resume & RESUME_REPORT_BACK))
+        uint32_t resume = control->resume;
+        if (run_batch(control) || (resume & RESUME_REPORT_BACK))
+            control->why = WHY_BATCH;
+        else if (control->kicked) {
+            control->kicked = 0;
+            control->why = WHY_KICKED;
+        } else
             leave((char *)control + control->frame);
-        control->why = WHY_BATCH;
     }
 }
 
+/* --- the slot's address, where patched calls find it --- */
+
+static bool has_fsgsbase(void) { return ((struct control *)CONTROL_BASE)->has_fsgsbase; }
+static bool is_slot(uint64_t gs_base) { return gs_base - CONTROL_BASE < CONTROL_AREA_SIZE; }
+
+static uint64_t read_gs_base(void)
+{
+    uint64_t base;
+    __asm__ volatile("rdgsbase %0" : "=r"(base));
+    return base;
+}
+
+static void write_gs_base(struct control *control) { __asm__ volatile("wrgsbase %0" : : "r"(control)); }
+
+/* --- traps --- */
+
 _Noreturn void on_signal(int number, siginfo_t *information, void *ucontext, struct control *control)
 {
+    if (number == KICK_SIGNAL && is_leaving(ucontext)) {
+        control->kicked = 0;
+        control->why = WHY_KICKED;
+        serve(control);
+    }
+    if ((number == KICK_SIGNAL || number == SIGTRAP) && holds_thread(control, ucontext)) {
+        control->kicked |= number == KICK_SIGNAL; /* a guest that steps through itself sees its call as one instruction */
+        leave(ucontext);
+    }
     control->why = (uint32_t)number;
     control->architecture = number == SIGSYS ? (uint32_t)information->si_arch : 0;
     control->frame = (uint32_t)((char *)ucontext - (char *)control);
     control->information = (uint32_t)((char *)information - (char *)control);
-    if (((struct control *)CONTROL_BASE)->has_fsgsbase) {
+    if (has_fsgsbase()) {
         __asm__ volatile("rdfsbase %0" : "=r"(control->fs_base));
-        __asm__ volatile("rdgsbase %0" : "=r"(control->gs_base));
+        uint64_t gs_base = read_gs_base();
+        control->gs_base = is_slot(gs_base) ? 0 : gs_base;
     }
     serve(control);
 }
 
 _Noreturn void on_thread_start(struct control *control)
 {
+    if (has_fsgsbase() && is_slot(read_gs_base()))
+        write_gs_base(control); /* it was born with that of the thread that made it */
     if (control->resume & RESUME_START)
         leave((char *)control + control->frame);
     control->why = WHY_THREAD_STARTED;
@@ -372,6 +409,8 @@ void prepare(uint64_t *stack)
     map_at(START_MAP_CONTROL, CONTROL_BASE, CONTROL_AREA_SIZE, PROT_READ | PROT_WRITE, CONTROL_FD);
     map_at(START_MAP_KERNEL_PAGE, KERNEL_PAGE, KERNEL_PAGE_SIZE, PROT_READ, KERNEL_PAGE_FD);
     first->has_fsgsbase = (auxiliary(stack, AT_HWCAP2) >> 1) & 1;
+    if (has_fsgsbase())
+        write_gs_base(first);
     install_handlers();
     switch_stack((char *)first + CONTROL_SIZE, first, parts);
 }

@@ -9,6 +9,7 @@
 #include "object.h"
 
 #include <errno.h>
+#include <linux/audit.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -68,6 +69,14 @@ static uint32_t checked_offset(uint32_t offset, uint32_t size)
     return offset >= ALTERNATE_STACK_OFFSET && offset <= SLOT_SIZE - size && offset % 8 == 0 ? offset : 0;
 }
 
+static int trapped_call(Stub *stub)
+{
+    if (++stub->traps != stub->monitor->sample_period)
+        return SYSCALL;
+    stub->traps = 0;
+    return SYSCALL_SAMPLE;
+}
+
 /* The thread waits for us. Everything that it says is read once, and checked. */
 static int accept_exit(Slot *slot)
 {
@@ -77,6 +86,16 @@ static int accept_exit(Slot *slot)
     slot->gap_us = (3 * slot->gap_us + (gap < 1000000 ? (uint32_t)gap : 1000000)) / 4;
     slot->state = SLOT_HELD;
     slot->signal = 0;
+    if (why == WHY_PATCHED_CALL) {
+        slot->architecture = AUDIT_ARCH_X86_64;
+        slot->fs_base = control->fs_base;
+        slot->gs_base = control->gs_base;
+        slot->frame = PATCHED_FRAME_OFFSET;
+        slot->information = 0;
+        slot->light = true;
+        slot->reason = SYSCALL;
+        return 0;
+    }
     if (why < 0x100) {
         uint32_t frame = checked_offset(control->frame, sizeof(struct ucontext_image));
         uint32_t information = checked_offset(control->information, 128);
@@ -86,10 +105,15 @@ static int accept_exit(Slot *slot)
         slot->gs_base = control->gs_base;
         slot->frame = frame;
         slot->information = information;
+        slot->light = false;
         if (!frame || !information || why == 0)
             slot->reason = HOSTILE;
         else
-            slot->reason = why == SIGSYS ? SYSCALL : why == KICK_SIGNAL ? KICK : SIGNAL;
+            slot->reason = why == SIGSYS ? trapped_call(slot->stub) : why == KICK_SIGNAL ? KICK : SIGNAL;
+        return 0;
+    }
+    if (why == WHY_KICKED && slot->frame) {
+        slot->reason = KICK;
         return 0;
     }
     if (why == WHY_BATCH && slot->calls_sent) {

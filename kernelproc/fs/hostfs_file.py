@@ -104,6 +104,9 @@ class HostFile(HostNode):
         finally:
             os.close(path_fd)
 
+    def is_immutable(self, node: FsNode) -> bool:
+        return self.host.immutable
+
     def memory(self) -> MemoryObject:
         """The read-only memory object of the content."""
         return self.host.file_memory(self)

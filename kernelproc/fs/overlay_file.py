@@ -99,6 +99,9 @@ class OverlayFile(OverlayNode, TmpfsFile):
             return TmpfsFileOps(self)
         return OverlayFileOps(self, lower.ops.create_file_ops(lower, task, O_RDONLY))
 
+    def is_immutable(self, node: FsNode) -> bool:
+        return self.lower is not None and self.lower.ops.is_immutable(self.lower)
+
     def prepare_open(self, node: FsNode, flags: int) -> Awaitable[None] | None:
         lower, kthreads = self.lower, self.overlay.kernel.kthreads
         if lower is None or flags & O_TRUNC or node.size < SLOW_COPY or kthreads is None:

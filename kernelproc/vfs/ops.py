@@ -129,6 +129,10 @@ class FsNodeOps:
         """Before an open for writing: what must be awaited first, because it takes long (a big copy-up)."""
         return None
 
+    def is_immutable(self, node: FsNode) -> bool:
+        """Whether the content is taken never to change (a file of the tree below the overlay)."""
+        return False
+
     # directories ----------------------------------------------------------------------------------------------------------------------------
     def lookup(self, node: FsNode, name: bytes) -> FsNode:
         """The child called ``name``. Errors: ENOENT, ENOTDIR."""

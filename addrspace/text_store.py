@@ -1,0 +1,154 @@
+"""Patched copies of hot program text, so that its system calls need no trap.
+
+A trap costs more than all else of a short call. Most call sites are ``mov $number,%eax`` directly followed by ``syscall``; in a patched text the five bytes
+of the ``mov`` are a jump to a trampoline, which loads the number and the return address and jumps to the stub (``restricted/patched_call.c``). The
+``syscall`` itself stays where it was and still traps, for whoever jumps to it.
+
+A text is copied and patched once per container, into a memfd that is sealed before anyone sees it; every process whose maps show that part of the file gets
+the copy instead, private and without write access. The kernel's own view of the map stays the file, and so does that of whoever reads the guest's memory
+through the kernel; only code that reads its own instructions sees the jumps.
+
+Trampolines lie ``DISPLACEMENT`` above their text, in all processes alike, because the jumps are relative and shared. For text at the top of the address
+space, where libraries are, that is above what a guest may map, so nothing of the guest's can be in their way, and no VMA tells of them. Text further down is
+left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import re
+import struct
+from collections.abc import Collection
+
+from polynix.addrspace._restricted import PATCHED_CALL
+from polynix.addrspace._usercopy import MemoryObject
+
+PAGE_SIZE = 4096
+DISPLACEMENT = 0x7000_0000  # from a text to its trampolines; with both in reach of a 32-bit jump
+TRAMPOLINE_SIZE = 32
+MAX_TEXT = 64 << 20
+MFD_EXEC = 0x10
+F_ADD_SEALS, ALL_SEALS = 1033, 0x0F  # SEAL, SHRINK, GROW, WRITE
+
+_SITE = re.compile(rb"\xb8(..\0\0)\x0f\x05", re.DOTALL)
+_JUMP = struct.Struct("<Bi")
+_TRAMPOLINE = struct.Struct("<BI3si2sQ3s")  # mov $number,%eax; lea behind_the_syscall(%rip),%rcx; movabs $PATCHED_CALL,%r11; jmp *%r11
+_LEA_END = 12  # what the displacement of the `lea` counts from
+# A byte before that could make the `mov` the end of a longer instruction: prefixes, opcodes whose ModRM byte the 0xb8 would be, ModRM bytes whose SIB.
+_DOUBTFUL = frozenset(
+    (*range(0x40, 0x50), 0x0F, 0x63, 0x66, 0x69, 0x6B, 0x80, 0x81, 0x83, 0x89, 0x8B, 0x8D, 0x84, 0x8C, 0x94, 0x9C, 0xA4, 0xAC, 0xB4, 0xBC)
+)
+_XOR_SIL = b"\x40\x80\xf6\x81"  # xor $0x81,%sil, before most futex calls of glibc, ends with a doubtful byte and is not
+
+
+def find_sites(text: bytes, patchable: Collection[int]) -> list[tuple[int, int]]:
+    """(offset of the ``mov``, number) of the call sites in ``text`` that may be patched; ``patchable`` are the numbers."""
+    sites = []
+    for match in _SITE.finditer(text):
+        offset = match.start()
+        number = int.from_bytes(match[1], "little")
+        if number not in patchable or offset == 0:
+            continue
+        if text[offset - 1] in _DOUBTFUL and text[max(offset - 4, 0) : offset] != _XOR_SIL:
+            continue
+        sites.append((offset, number))
+    return sites
+
+
+class PatchedText:
+    """A copy of file bytes [start, start + length) with its trampolines behind it, in ``object``. Lengths are page multiples."""
+
+    __slots__ = ("length", "object", "sites", "start", "trampolines_length")
+
+    def __init__(self, memory: MemoryObject, start: int, length: int, sites: list[tuple[int, int]], trampolines_length: int) -> None:
+        self.object = memory
+        self.start = start
+        self.length = length
+        self.sites = sites
+        self.trampolines_length = trampolines_length
+
+    def site_of(self, offset: int) -> tuple[int, int]:
+        """For a byte of the trampolines: offset of the call site's ``syscall`` in the text, and the call's number. Errors: IndexError."""
+        offset, number = self.sites[offset // TRAMPOLINE_SIZE]
+        return offset + 5, number
+
+
+class TextStore:
+    """The patched texts of one container, by the identity of the memory object that they are copies of."""
+
+    def __init__(self, patchable: Collection[int]) -> None:
+        self._patchable = frozenset(patchable)
+        self._texts: dict[int, list[PatchedText]] = {}
+        self._refused: set[tuple[int, int, int]] = set()
+
+    def find(self, memory: MemoryObject, offset: int, length: int) -> PatchedText | None:
+        """The patched text that holds bytes [offset, offset + length) of ``memory``."""
+        for text in self._texts.get(memory.id, ()):
+            if text.start <= offset and offset + length <= text.start + text.length:
+                return text
+        return None
+
+    def add(self, memory: MemoryObject, start: int, length: int) -> PatchedText | None:
+        """Make one, unless it is there already; None when there is nothing to gain or the host gives no executable memfd.
+
+        ``memory`` is a file whose content will not change; [start, start + length) is what some process may execute of it, in whole pages.
+        """
+        found = self.find(memory, start, length)
+        if found is not None:
+            return found
+        key = (memory.id, start, length)
+        if key in self._refused or length > MAX_TEXT:
+            return None
+        content = memory.read(start, length)
+        whole = len(content) > length - PAGE_SIZE  # pages beyond the end of the file give SIGBUS, and here they would be there
+        sites = find_sites(content, self._patchable) if whole else []
+        trampolines_length = (len(sites) * TRAMPOLINE_SIZE + PAGE_SIZE - 1) & -PAGE_SIZE
+        # Trampolines no longer than their texts can't overlap, since texts don't.
+        made = _memory_of(_patched(content.ljust(length, b"\0"), sites)) if 0 < trampolines_length <= length else None
+        if made is None:
+            self._refused.add(key)
+            return None
+        text = PatchedText(made, start, length, sites, trampolines_length)
+        self._texts.setdefault(memory.id, []).append(text)
+        return text
+
+
+def _patched(content: bytes, sites: list[tuple[int, int]]) -> bytes:
+    text = bytearray(content)
+    trampolines = bytearray()
+    for offset, number in sites:
+        trampoline = DISPLACEMENT + len(trampolines)  # seen from the text's start, where it will be mapped
+        _JUMP.pack_into(text, offset, 0xE9, trampoline - (offset + 5))
+        behind = offset + 7 - (trampoline + _LEA_END)
+        code = _TRAMPOLINE.pack(0xB8, number, b"\x48\x8d\x0d", behind, b"\x49\xbb", PATCHED_CALL, b"\x41\xff\xe3")
+        trampolines += code.ljust(TRAMPOLINE_SIZE, b"\xcc")
+    return bytes(text + trampolines)
+
+
+def _memory_of(content: bytes) -> MemoryObject | None:
+    """A sealed memfd with this content; None where the host lets nobody execute one."""
+    try:
+        fd = _open_memfd()
+    except OSError:
+        return None
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.ftruncate(fd, (len(content) + PAGE_SIZE - 1) & -PAGE_SIZE)
+        fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
+        mmap.mmap(fd, PAGE_SIZE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC).close()
+        return MemoryObject(fd, False)
+    except OSError:
+        os.close(fd)
+        return None
+
+
+def _open_memfd() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("polynix-text", flags | MFD_EXEC)
+    except OSError:
+        return os.memfd_create("polynix-text", flags)  # before Linux 6.3
