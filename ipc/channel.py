@@ -5,7 +5,7 @@ The other end of a :class:`ChannelEnd` is a :class:`ChannelPeer`: another end of
 another process; an end doesn't know which.
 
 Between processes a writer may be :data:`WINDOW` ahead of the reader, in units of :func:`cost`; beyond that WRITABLE is clear and a write
-gets SHOULD_WAIT. Within a process there is no limit.
+gets SHOULD_WAIT. Within a process there is no limit, unless the pair was made with ``bounded``.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class ChannelEnd(KernelObject):
         self.peer: ChannelPeer | None = None
         self.queue: deque[Message] = deque()
         self.holder: Holder | None = None
+        self.bounded = False
         self.backlog = 0  # what was delivered and not read, here or at the holder
 
     @classmethod
@@ -162,7 +163,7 @@ class ChannelEnd(KernelObject):
 
     @property
     def is_full(self) -> bool:
-        return self.holder is not None and self.backlog >= WINDOW
+        return (self.bounded or self.holder is not None) and self.backlog >= WINDOW
 
     def deliver(self, message: Message) -> None:
         with OBJECTS:
@@ -217,9 +218,10 @@ class Channel(Handle):
         return cast(ChannelEnd, self._require())
 
     @classmethod
-    def create(cls) -> tuple[Channel, Channel]:
-        """A connected pair."""
+    def create(cls, *, bounded: bool = False) -> tuple[Channel, Channel]:
+        """A connected pair; ``bounded`` keeps writers at most :data:`WINDOW` ahead within a process too."""
         first, second = ChannelEnd.create()
+        first.bounded = second.bounded = bounded
         return cls(first, RIGHTS), cls(second, RIGHTS)
 
     def write(self, data: bytes | bytearray | memoryview, handles: Sequence[Handle] = ()) -> None:

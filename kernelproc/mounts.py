@@ -16,6 +16,7 @@ from polynix.kernelproc.fs.overlay import new_overlay
 from polynix.kernelproc.fs.proc.root import new_proc
 from polynix.kernelproc.fs.sysfs import new_sysfs
 from polynix.kernelproc.fs.tmpfs import make_tmpfs
+from polynix.kernelproc.net import vsock
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.uapi.errno import ENOENT
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD
@@ -82,6 +83,7 @@ def register_parts(kernel: Kernel) -> None:
     mem.register(kernel)
     pty.register(kernel)
     console.register(kernel)
+    vsock.register(kernel)
     for name, make in ((b"tmpfs", make_tmpfs), (b"devpts", make_devpts), (b"devtmpfs", make_devtmpfs), (b"proc", new_proc), (b"sysfs", new_sysfs)):
         kernel.filesystems.register(name, make)
 

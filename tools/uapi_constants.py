@@ -107,6 +107,10 @@ MODULES: tuple[Module, ...] = (
         Group(("linux/un.h",), r"UNIX_PATH_MAX|SIOCUNIXFILE"),
         Group(("linux/net.h",), r"SYS_[A-Z0-9]+"),
     ),
+    module(
+        "vm_sockets", "addresses and options of AF_VSOCK (man 7 vsock)",
+        Group(("sys/socket.h", "asm/ioctl.h", "linux/vm_sockets.h"), r"(VMADDR|SO_VM_SOCKETS|IOCTL_VM_SOCKETS)_[A-Z0-9_]+"),
+    ),
     module("netlink", "netlink families and message types (man 7 netlink)", Group(("linux/netlink.h",), r"(NETLINK|NLM|NLMSG)_[A-Z0-9_]+")),
     module(
         "ioctls", "ioctl request numbers of terminals, files, block devices (man 2 ioctl_tty)",

@@ -114,6 +114,14 @@ class Socket:
         """Requests of the family; None for unknown ones."""
         return None
 
+    def get_option(self, level: int, name: int, room: int) -> bytes:
+        """Options of the family. Errors: EOPNOTSUPP (level), ENOPROTOOPT, EINVAL (room)."""
+        raise Errno(EOPNOTSUPP)
+
+    def set_option(self, level: int, name: int, value: bytes) -> None:
+        """Errors: those of :meth:`get_option`, and what a bad value gives."""
+        raise Errno(EOPNOTSUPP)
+
     def descriptors_queued(self) -> int:
         """How many descriptors lie in the receive queue."""
         return 0

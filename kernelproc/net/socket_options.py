@@ -11,7 +11,7 @@ from polynix.kernelproc.net.messages import Credentials
 from polynix.kernelproc.net.socket import MAX_BUFFER, MIN_RECEIVE_BUFFER, MIN_SEND_BUFFER, OUT, Socket
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_NET_ADMIN
-from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EOPNOTSUPP, EPERM, ERANGE
+from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EPERM, ERANGE
 from polynix.kernelproc.uapi.socket import (
     SO_ACCEPTCONN,
     SO_BINDTODEVICE,
@@ -102,7 +102,7 @@ _NUMBERS = {SO_PRIORITY, SO_MARK, SO_BUSY_POLL}
 def get_option(task: Task, socket: Socket, level: int, name: int, room: int) -> bytes:
     """The option's value, at most ``room`` bytes. Errors: EOPNOTSUPP (level), ENOPROTOOPT."""
     if level != SOL_SOCKET:
-        raise Errno(EOPNOTSUPP)
+        return socket.get_option(level, name, room)
     if name in _INTEGERS:
         return _INT.pack(_INTEGERS[name](socket))[:room]
     if name in _SWITCHES or name in _NUMBERS:
@@ -158,7 +158,8 @@ _INTEGERS: dict[int, Callable[[Socket], int]] = {
 def set_option(task: Task, socket: Socket, level: int, name: int, value: bytes) -> None:
     """Errors: EOPNOTSUPP (level), EINVAL (size), EDOM, EPERM, ENOPROTOOPT."""
     if level != SOL_SOCKET:
-        raise Errno(EOPNOTSUPP)
+        socket.set_option(level, name, value)
+        return
     if len(value) < _INT.size:
         raise Errno(EINVAL)
     number: int = _INT.unpack_from(value)[0]

@@ -21,17 +21,19 @@ from polynix.kernelproc.net.socket_options import get_option, set_option
 from polynix.kernelproc.net.unix_datagram import UnixDatagram, UnixSeqPacket
 from polynix.kernelproc.net.unix_socket import UnixSocket, join, remember_credentials
 from polynix.kernelproc.net.unix_stream import UnixStream
+from polynix.kernelproc.net.vsock import VsockStream
 from polynix.kernelproc.syscalls.file import send_to_self
 from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT
 from polynix.kernelproc.syscalls.pipe import install_pair
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Size
 from polynix.kernelproc.track_stub import track_stub
-from polynix.kernelproc.uapi.errno import EAFNOSUPPORT, EINVAL, EPIPE, EPROTONOSUPPORT, ESOCKTNOSUPPORT
+from polynix.kernelproc.uapi.errno import EAFNOSUPPORT, EINVAL, ENODEV, EOPNOTSUPP, EPIPE, EPROTONOSUPPORT, ESOCKTNOSUPPORT
 from polynix.kernelproc.uapi.signal import SIGPIPE
 from polynix.kernelproc.uapi.socket import (
     AF_MAX,
     AF_UNIX,
+    AF_VSOCK,
     MSG_NOSIGNAL,
     SHUT_RDWR,
     SOCK_CLOEXEC,
@@ -68,6 +70,8 @@ def _new_socket(task: Task, family: int, kind: int, protocol: int) -> UnixSocket
         raise Errno(EAFNOSUPPORT)
     if kind > SOCK_PACKET:
         raise Errno(EINVAL)
+    if family == AF_VSOCK:
+        return _new_vsock(task, kind, protocol)
     if family != AF_UNIX:
         track_stub("socket family", family)
         raise Errno(EAFNOSUPPORT)
@@ -79,6 +83,15 @@ def _new_socket(task: Task, family: int, kind: int, protocol: int) -> UnixSocket
     socket = made(task.kernel)
     socket.protocol = protocol
     return socket
+
+
+def _new_vsock(task: Task, kind: int, protocol: int) -> UnixSocket:
+    if protocol not in (0, AF_VSOCK):
+        raise Errno(EPROTONOSUPPORT)
+    if kind != SOCK_STREAM:
+        track_stub("type of AF_VSOCK socket", kind)
+        raise Errno(ENODEV if kind == SOCK_DGRAM else ESOCKTNOSUPPORT)
+    return VsockStream(task.kernel)
 
 
 @syscall()
@@ -98,6 +111,8 @@ def socketpair(task: Task, family: Int, kind: Int, protocol: Int, sv: UserAddres
     if flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK):
         return -EINVAL
     first = _new_socket(task, family, kind & _TYPE_MASK, protocol)
+    if family == AF_VSOCK:
+        raise Errno(EOPNOTSUPP)
     second = _new_socket(task, family, kind & _TYPE_MASK, protocol)
     join(first, second)
     remember_credentials(first, task)
