@@ -31,6 +31,7 @@ from typing import cast
 
 from polynix.ipc.channel import RIGHTS, WINDOW, Channel, ChannelEnd, Message
 from polynix.ipc.counter import CounterObject
+from polynix.ipc.descriptor_socket import close_descriptors, receive_packet
 from polynix.ipc.event import EventObject, EventPairEnd
 from polynix.ipc.handle import KernelObject, Transfer
 from polynix.ipc.host_file import HostFileObject
@@ -550,7 +551,7 @@ def _receive_hello(beside: socket.socket) -> tuple[Hello, int]:
     beside.settimeout(_CONNECT_SECONDS)
     descriptors: list[int] = []
     try:
-        data, descriptors, _flags, _address = socket.recv_fds(beside, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        data, descriptors = receive_packet(beside, 4096, 1, wait=True)
         if not data:
             raise ZxStatus(Status.PEER_CLOSED, "the broker is gone")
         hello = json.loads(data)
@@ -565,8 +566,7 @@ def _receive_hello(beside: socket.socket) -> tuple[Hello, int]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZxStatus(Status.PEER_CLOSED, f"the broker makes no sense: {error}") from error
     finally:
-        for fd in descriptors:
-            os.close(fd)
+        close_descriptors(descriptors)
         if beside.gettimeout() is not None:
             beside.close()
 

@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from polynix.ipc.descriptor_socket import close_descriptors, receive_packet, send_packet
+
 MAGIC = 0x314E_5850  # "PXN1"
 FRAMES_AHEAD = 8
 FRAME_BYTES = 128 << 10  # at which a frame takes no more records
@@ -117,7 +119,7 @@ class Wire:
     def _send_descriptor(self, tag: int, fd: int) -> None:
         assert self.beside is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, ConnectionRefusedError):  # its end is noticed otherwise
-            socket.send_fds(self.beside, [_TAG.pack(tag)], [fd], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            send_packet(self.beside, _TAG.pack(tag), [fd])
 
     def flush(self) -> None:
         """Send what may be sent now; the rest goes when the other side has caught up."""
@@ -249,13 +251,11 @@ class Wire:
             try:
                 if self.beside is None or len(self._arrived) >= MAX_DESCRIPTORS:
                     raise WireError(f"no descriptor {tag}")
-                flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                data, descriptors, _flags, _address = socket.recv_fds(self.beside, _TAG.size, 1, flags)
+                data, descriptors = receive_packet(self.beside, _TAG.size, 1)
             except OSError as error:
                 raise WireError(f"no descriptor {tag}: {error}") from error
             if len(data) != _TAG.size or len(descriptors) != 1:
-                for fd in descriptors:
-                    os.close(fd)
+                close_descriptors(descriptors)
                 raise WireError(f"no descriptor {tag}")
             number = _TAG.unpack(data)[0]
             if number in self._arrived:

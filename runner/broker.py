@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable
 
 from polynix.ipc.channel import RIGHTS, Channel, ChannelEnd
+from polynix.ipc.descriptor_socket import send_packet
 from polynix.ipc.handle import KernelObject
 from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.record import VERSION, Hello
@@ -147,7 +148,7 @@ class Broker:
             member.hold_root(theirs, RIGHTS)
         hello = Hello(VERSION, index, self.directory, name, theirs.koid, ours.koid)
         with contextlib.suppress(OSError):  # it is gone already: its end is noticed as any other
-            socket.send_fds(beside, [json.dumps(hello._asdict()).encode()], [self.arena.fd], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            send_packet(beside, json.dumps(hello._asdict()).encode(), [self.arena.fd])
         member.endpoint = self._endpoints.socket_path(name)
         self._call(member)
         return root
@@ -257,5 +258,5 @@ class Broker:
 
 def _refuse(beside: socket.socket, why: str) -> None:
     with contextlib.suppress(OSError):
-        beside.send(json.dumps({"refused": why}).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        send_packet(beside, json.dumps({"refused": why}).encode())
     beside.close()
