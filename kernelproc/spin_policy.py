@@ -72,6 +72,8 @@ class SpinPolicy:
         running = monitor.running
         if not running:
             return 0
+        if self.hot and running < self.cpus and not self._first_spins:
+            return HOT_SPIN_NS  # as before: what the rest would say
         if running >= self.cpus:
             self.hot = False
             if self._gathered:
