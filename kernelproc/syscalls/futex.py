@@ -13,7 +13,7 @@ from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Pid, Size, UInt, ULong
 from polynix.kernelproc.task.clocks import deadline_of
 from polynix.kernelproc.task.futex import FutexTable, FutexWait, wake_op
-from polynix.kernelproc.uapi.capability import CAP_SYS_PTRACE
+from polynix.kernelproc.task.ptrace_access import may_inspect
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH
 from polynix.kernelproc.uapi.futex import (
     FUTEX_BITSET_MATCH_ANY,
@@ -167,8 +167,7 @@ def get_robust_list(task: Task, pid: Pid, head: UserAddress, length: UserAddress
     target = task if pid == 0 else task.kernel.pids.tasks.get(pid)
     if target is None:
         return -ESRCH
-    stranger = target.group is not task.group and target.credentials.uid != task.credentials.uid
-    if stranger and not task.credentials.has_capability(CAP_SYS_PTRACE):
+    if not may_inspect(task, target, real=True):
         return -EPERM
     task.user.store_u64(length, _ROBUST_LIST_HEAD_SIZE)
     task.user.store_u64(head, target.robust_list[0])

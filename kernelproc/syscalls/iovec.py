@@ -18,6 +18,16 @@ SSIZE_MAX: Final = (1 << 63) - 1
 TASK_SIZE_MAX: Final = (1 << 47) - 4096  # no user address lies above: access_ok, which comes before a file's own answer
 
 
+def copy_iovec(task: Task, address: UserAddress, count: int) -> list[tuple[UserAddress, int]]:
+    """The (base, length) pairs of ``count`` iovecs, wherever they point: of another process, say. Errors: EINVAL (count, negative length), EFAULT."""
+    if count > IOV_MAX:
+        raise Errno(EINVAL)
+    words = struct.unpack(f"<{2 * count}Q", task.copy_in(address, 16 * count)) if count else ()
+    if any(length > SSIZE_MAX for length in words[1::2]):
+        raise Errno(EINVAL)
+    return [(UserAddress(words[index]), words[index + 1]) for index in range(0, 2 * count, 2)]
+
+
 def import_iovec(task: Task, address: UserAddress, count: int) -> list[tuple[UserAddress, int]]:
     """The (base, length) pairs of ``count`` iovecs, the total cut at MAX_RW_COUNT. Errors: EINVAL (count, negative length), EFAULT."""
     if count > IOV_MAX:

@@ -1,21 +1,19 @@
-"""System calls on address spaces: the mmap family, brk, madvise, mlock, process_vm, membarrier."""
+"""System calls on address spaces: the mmap family, brk, madvise, msync."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, MemoryManager, page_up
+from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, page_up
 from polynix.addrspace.paged_memory import PagedMemory
 from polynix.addrspace.remap import remap
 from polynix.addrspace.vma import VmaKind
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.signals.wake import kick
 from polynix.kernelproc.syscalls.table import syscall
-from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Pid, Size, UInt, ULong, UserAddress
-from polynix.kernelproc.task.ptrace_access import may_inspect
+from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Size, ULong, UserAddress
 from polynix.kernelproc.track_stub import track_stub
-from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ESRCH
+from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from polynix.kernelproc.uapi.mman import (
     MADV_COLD,
     MADV_DODUMP,
@@ -50,9 +48,6 @@ from polynix.kernelproc.uapi.mman import (
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
-    MCL_CURRENT,
-    MCL_FUTURE,
-    MCL_ONFAULT,
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
@@ -74,7 +69,6 @@ SMALL_POPULATE = 1 << 20  # bytes that are not worth asking how much memory is l
 LOW_START, LOW_END = 0x40000000, 0x80000000  # where MAP_32BIT maps go
 MAP_TYPE = 0x0F
 KNOWN_MAP_FLAGS = 0x0F | 0x7FFFF0 | MAP_FIXED_NOREPLACE
-IOV_MAX = 1024
 
 
 def check_room(task: Task, length: int, *, data: bool = False) -> None:
@@ -360,173 +354,4 @@ def msync(task: Task, address: ULong, length: Size, flags: Flags) -> int:
         raise Errno(ENOMEM)
     if end > address and not task.mm.is_covered(address, end):
         raise Errno(ENOMEM)
-    return 0
-
-
-# -- locking ----------------------------------------------------------------------------------------------------------------------------------
-
-
-def _set_locked(mm: MemoryManager, start: int, end: int, locked: bool) -> None:
-    mm.change_attributes(start, end, lambda vma: setattr(vma, "locked", locked))
-
-
-def _lock(task: Task, address: int, length: int) -> int:
-    start = address & ~4095
-    end = page_up(address + length)
-    if end < start:
-        raise Errno(EINVAL)
-    check_memlock(task, end - start)
-    if start == end:
-        return 0
-    covered = task.mm.is_covered(start, end)
-    _set_locked(task.mm, start, end, True)
-    if not populate(task, start, end):
-        raise Errno(ENOMEM)
-    if not covered:
-        raise Errno(ENOMEM)
-    return 0
-
-
-@syscall()
-def mlock(task: Task, address: ULong, length: Size) -> int:
-    """man 2 mlock"""
-    return _lock(task, address, length)
-
-
-@syscall()
-def mlock2(task: Task, address: ULong, length: Size, flags: Flags) -> int:
-    """man 2 mlock2"""
-    if flags & ~1:
-        raise Errno(EINVAL)
-    return _lock(task, address, length)
-
-
-@syscall()
-def munlock(task: Task, address: ULong, length: Size) -> int:
-    """man 2 munlock"""
-    start, end = address & ~4095, page_up(address + length)
-    if end < start:
-        raise Errno(EINVAL)
-    covered = task.mm.is_covered(start, end)
-    _set_locked(task.mm, start, end, False)
-    if not covered:
-        raise Errno(ENOMEM)
-    return 0
-
-
-@syscall()
-def mlockall(task: Task, flags: Flags) -> int:
-    """man 2 mlockall"""
-    if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
-        raise Errno(EINVAL)
-    mm = task.mm
-    if flags & MCL_CURRENT:
-        check_memlock(task, mm.total_vm - mm.locked_vm)
-        _set_locked(mm, 0, TASK_SIZE, True)
-    else:
-        check_memlock(task, 0)
-    mm.mlock_future = bool(flags & MCL_FUTURE)
-    return 0
-
-
-@syscall()
-def munlockall(task: Task) -> int:
-    """man 2 munlockall"""
-    task.mm.mlock_future = False
-    _set_locked(task.mm, 0, TASK_SIZE, False)
-    return 0
-
-
-# -- other processes --------------------------------------------------------------------------------------------------------------------------
-
-
-def _read_iov(task: Task, address: UserAddress, count: int) -> list[tuple[UserAddress, int]]:
-    if count > IOV_MAX:
-        raise Errno(EINVAL)
-    data = task.copy_in(address, count * 16)
-    iov = [(int.from_bytes(data[index : index + 8], "little"), int.from_bytes(data[index + 8 : index + 16], "little")) for index in range(0, len(data), 16)]
-    if any(length >= 1 << 63 for _, length in iov):
-        raise Errno(EINVAL)
-    return [(UserAddress(base), length) for base, length in iov]
-
-
-def _process_vm(task: Task, pid: int, local: UserAddress, local_count: int, remote: UserAddress, remote_count: int, flags: int, *, write: bool) -> int:
-    if flags:
-        raise Errno(EINVAL)
-    local_iov = _read_iov(task, local, local_count)
-    remote_iov = _read_iov(task, remote, remote_count)
-    other = task.kernel.pids.tasks.get(pid)
-    if other is None or other.exited:
-        raise Errno(ESRCH)
-    if not may_inspect(task, other):
-        raise Errno(EPERM)
-    source, source_iov, target, target_iov = (task, local_iov, other, remote_iov) if write else (other, remote_iov, task, local_iov)
-    capacity = sum(length for _, length in target_iov)
-    total = 0
-    for address, length in source_iov:
-        length = min(length, capacity - total)
-        if length <= 0:
-            break
-        data = source.user.copy_in_partial(address, length)
-        done = _scatter(target, target_iov, total, data) if data else 0
-        total += done
-        if done < length:
-            if not total:
-                raise Errno(EFAULT)
-            break
-    return total
-
-
-def _scatter(target: Task, iov: list[tuple[UserAddress, int]], position: int, data: bytes) -> int:
-    done = 0
-    for address, length in iov:
-        if position >= length:
-            position -= length
-            continue
-        piece = data[done : done + length - position]
-        if not piece:
-            break
-        stored = target.user.copy_out(address + position, piece)
-        done += stored
-        if stored < len(piece):
-            break
-        position = 0
-    return done
-
-
-@syscall()
-def process_vm_readv(task: Task, pid: Pid, local: UserAddress, local_count: ULong, remote: UserAddress, remote_count: ULong, flags: ULong) -> int:
-    """man 2 process_vm_readv"""
-    return _process_vm(task, pid, local, local_count, remote, remote_count, flags, write=False)
-
-
-@syscall()
-def process_vm_writev(task: Task, pid: Pid, local: UserAddress, local_count: ULong, remote: UserAddress, remote_count: ULong, flags: ULong) -> int:
-    """man 2 process_vm_writev"""
-    return _process_vm(task, pid, local, local_count, remote, remote_count, flags, write=True)
-
-
-# -- membarrier -------------------------------------------------------------------------------------------------------------------------------
-
-_MEMBARRIER_COMMANDS = 1 | 2 | 4 | 8 | 16
-
-
-@syscall()
-def membarrier(task: Task, command: Int, flags: UInt, cpu: Int) -> int:
-    """man 2 membarrier; every hand-off is a full barrier, and a sibling that runs meets one when it is kicked"""
-    if flags:
-        raise Errno(EINVAL)
-    if command == 0:
-        return _MEMBARRIER_COMMANDS
-    if command not in (1, 2, 4, 8, 16):
-        raise Errno(EINVAL)
-    mm = task.mm
-    if command == 8 and not mm.membarrier & 16:
-        raise Errno(EPERM)
-    if command in (4, 16):
-        mm.membarrier |= command
-        return 0
-    for other in task.kernel.pids.tasks.values():
-        if other is not task and not other.exited and (other.mm is mm or command != 8) and other.routine is None:
-            kick(other)
     return 0

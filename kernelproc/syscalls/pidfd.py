@@ -11,8 +11,8 @@ from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.syscalls.signal import check_forged, kill_group, read_siginfo
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Pid
+from polynix.kernelproc.task.ptrace_access import may_inspect
 from polynix.kernelproc.track_stub import track_stub
-from polynix.kernelproc.uapi.capability import CAP_SYS_PTRACE
 from polynix.kernelproc.uapi.errno import EBADF, EINVAL, ENOENT, EPERM, ESRCH
 from polynix.kernelproc.uapi.pidfd import PIDFD_NONBLOCK
 from polynix.kernelproc.vfs.pidfd import PidFdOps, new_pidfd
@@ -77,8 +77,6 @@ def pidfd_getfd(task: Task, pidfd: FdNumber, targetfd: FdNumber, flags: Flags) -
     group = target.group
     if target.reaped or group.exited:
         return -ESRCH
-    mine, theirs = task.credentials, group.leader.credentials
-    same_user = mine.uid == theirs.euid == theirs.suid == theirs.uid and mine.gid == theirs.egid == theirs.sgid == theirs.gid
-    if task.group is not group and not ((same_user and group.dumpable == 1) or mine.has_capability(CAP_SYS_PTRACE)):
+    if not may_inspect(task, group.leader, real=True):
         return -EPERM
     return task.files.install(group.leader.files.get(targetfd), True)

@@ -10,9 +10,13 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 
-def may_inspect(reader: Task, task: Task) -> bool:
-    """Whether ``reader`` is of the same process or the same user as a dumpable ``task``, or has CAP_SYS_PTRACE."""
+def may_inspect(reader: Task, task: Task, *, real: bool = False) -> bool:
+    """Whether ``reader`` is of the same process or the same user as a dumpable ``task``, or has CAP_SYS_PTRACE.
+
+    By the reader's file system ids, or its ``real`` ones: PTRACE_MODE_FSCREDS and PTRACE_MODE_REALCREDS.
+    """
     if reader.group is task.group or reader.credentials.has_capability(CAP_SYS_PTRACE):
         return True
     mine, theirs = reader.credentials, task.credentials
-    return {theirs.uid, theirs.euid, theirs.suid} == {mine.fsuid} and {theirs.gid, theirs.egid, theirs.sgid} == {mine.fsgid} and bool(task.group.dumpable)
+    uid, gid = (mine.uid, mine.gid) if real else (mine.fsuid, mine.fsgid)
+    return {theirs.uid, theirs.euid, theirs.suid} == {uid} and {theirs.gid, theirs.egid, theirs.sgid} == {gid} and task.group.dumpable == 1

@@ -1,6 +1,8 @@
 // mremap, madvise, msync, mincore, the mlock family, process_vm_readv, membarrier.
 #include "check.h"
 #include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 
 enum { P = 4096 };
@@ -253,6 +255,28 @@ CASE(process_vm) {
     FAILS(process_vm_readv(999999, &one, 1, &target, 1, 0), ESRCH);
     shared[0] = 2;
     CHECK(exit_of(pid) == 0);
+}
+
+static volatile int barrier_flag, barrier_seen, barrier_quit;
+
+static void *watch_flag(void *unused) {
+    while (!barrier_quit) barrier_seen = barrier_flag;
+    return unused;
+}
+
+/* Store, barrier, load on one side and plain loads on the other: how liburcu uses it. Here: it returns, many times, while a sibling never makes a call. */
+CASE(membarrier_beside_a_sibling_that_computes) {
+    pthread_t thread;
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) < 0) SKIP("no membarrier");
+    barrier_quit = 0;
+    NEED(pthread_create(&thread, NULL, watch_flag, NULL) == 0);
+    for (int i = 1; i <= 50; i++) {
+        barrier_flag = i;
+        CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0);
+    }
+    while (barrier_seen != 50) sched_yield();
+    barrier_quit = 1;
+    CHECK(pthread_join(thread, NULL) == 0);
 }
 
 CASE(membarrier_commands) {
