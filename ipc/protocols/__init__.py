@@ -7,8 +7,9 @@ from polynix.ipc.protocols.component import ComponentController, ComponentRunner
 from polynix.ipc.protocols.controller import Controller
 from polynix.ipc.protocols.manager import Manager
 from polynix.ipc.protocols.pager import Pager
+from polynix.ipc.protocols.power import Power
 from polynix.ipc.protocols.programs import Program, Programs
 
-PROTOCOLS: tuple[type[FidlProtocol], ...] = (Manager, Pager, Controller, ComponentRunner, ComponentController, Directory, Programs, Program)
+PROTOCOLS: tuple[type[FidlProtocol], ...] = (Manager, Pager, Controller, ComponentRunner, ComponentController, Directory, Programs, Program, Power)
 
-__all__ = ["PROTOCOLS", "ComponentController", "ComponentRunner", "Controller", "Directory", "Manager", "Pager", "Program", "Programs"]
+__all__ = ["PROTOCOLS", "ComponentController", "ComponentRunner", "Controller", "Directory", "Manager", "Pager", "Power", "Program", "Programs"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from polynix.ipc.event import EventPair
 from polynix.ipc.signals import Signals
@@ -91,6 +91,7 @@ class PowerManager:
         self.woken = WaitQueue()
         self.woken_by: list[str] = []  # since it fell asleep
         self.on_wake: Callable[[], None] = lambda: None  # for a runner that waits elsewhere
+        self.on_asleep: Callable[[], None] = lambda: None
         self._hold: Hold | None = None
         self._suspending = False
         self._lock_event, self.lock_peer = EventPair.create()
@@ -140,6 +141,7 @@ class PowerManager:
         if hold is None:
             hold = self._hold = self.kernel.holds.hold()
             self.woken_by = []
+            self.on_asleep()
         await hold.complete()
         if self._hold is hold:
             self.kernel.clock.stop()
@@ -157,6 +159,23 @@ class PowerManager:
             self.woken_by.append(reason)
             self.woken.notify()
             self.on_wake()
+
+    def inspect(self) -> dict[str, Any]:
+        """For ``polynix inspect``: the container's part of Starnix's ``wakeup_sources`` node."""
+        sources = {
+            source.name: {
+                "active": source.active,
+                "active_count": source.active_count,
+                "event_count": source.event_count,
+                "wakeup_count": source.wakeup_count,
+                "expire_count": source.expire_count,
+                "total_time_ns": source.total_ns,
+                "max_time_ns": source.longest_ns,
+                "last_change_ns": source.changed_ns,
+            }
+            for source in self.sources.all
+        }
+        return {"asleep": self.asleep, "wakeup_sources": sources, **self.stats.inspect()}
 
     # -- on a guest's behalf --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,110 @@
+"""The power manager's two channels to the runner: it serves ``Power``, and asks ``Manager`` for what a guest's suspend needs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from polynix.ipc.bindings import MethodError, UnknownMethodError
+from polynix.ipc.event import Event
+from polynix.ipc.fidl import FidlError
+from polynix.ipc.protocols.manager import (
+    Manager,
+    ManagerAddWakeSourceRequest,
+    ManagerSuspendContainerRequest,
+    ManagerSuspendContainerResponse,
+    SuspendError,
+)
+from polynix.ipc.protocols.power import Power, PowerInspectResponse
+from polynix.ipc.signals import Signals
+from polynix.ipc.status import ZxStatus
+from polynix.kernelproc.fidl_loop import EngineClient, EngineServer
+from polynix.kernelproc.power.manager import Slept, SuspendRefused
+from polynix.kernelproc.wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from polynix.ipc.channel import Channel
+    from polynix.ipc.event import EventPair
+    from polynix.ipc.job import Job
+    from polynix.kernelproc.power.manager import PowerManager
+
+log = logging.getLogger(__name__)
+
+KERNEL_WAKE_SOURCE = "kernel"  # alarms, EPOLLWAKEUP: the kernel knows their names
+
+
+class PowerServer(Power):
+    """Serves one client, the runner."""
+
+    def __init__(self, power: PowerManager) -> None:
+        self.power = power
+
+    async def fall_asleep(self) -> None:
+        await self.power.fall_asleep()
+
+    async def wake_up(self) -> None:
+        self.power.wake_up()
+
+    async def inspect(self) -> PowerInspectResponse:
+        return PowerInspectResponse(json=json.dumps(self.power.inspect()))
+
+
+def serve_power(power: PowerManager, channel: Channel) -> None:
+    """Serve ``channel``; a runner that goes away leaves nobody asleep."""
+    EngineServer(power.kernel.engine, Power, PowerServer(power), channel, power.wake_up)
+
+
+class RunnerSuspender:
+    """Lets the runner's Manager suspend the container: wake leases, wake sources and watchers are there."""
+
+    def __init__(self, power: PowerManager, manager: Channel, job: Job) -> None:
+        """``job`` stands for the container, and stays the caller's. Errors: ZxStatus."""
+        self.power = power
+        self.job = job
+        self._manager = EngineClient(power.kernel.engine, Manager, manager)
+        self._event = Event.create()
+        self._manager.send(
+            Manager.add_wake_source,
+            ManagerAddWakeSourceRequest(
+                container_job=job.duplicate(), name=KERNEL_WAKE_SOURCE, handle=self._event.duplicate(), signals=int(Signals.EVENT_SIGNALED)
+            ),
+        )
+        power.on_wake = lambda: self._event.signal(Signals.NONE, Signals.EVENT_SIGNALED)
+        power.on_asleep = lambda: self._event.signal(Signals.EVENT_SIGNALED, Signals.NONE)
+        power.suspender = self
+
+    async def suspend(self, wake_locks: EventPair) -> Slept:
+        """The call goes on whatever becomes of the guest that asked: signals don't end a suspend."""
+        outcome: list[Slept | SuspendRefused] = []
+        done = WaitQueue()
+
+        async def ask() -> None:
+            try:
+                outcome.append(await self._ask(wake_locks))
+            except SuspendRefused as refused:
+                outcome.append(refused)
+            done.notify()
+
+        self.power.kernel.kthreads.spawn(ask(), "suspend")
+        while not outcome:
+            await done.wait(interruptible=False)
+        if isinstance(outcome[0], SuspendRefused):
+            raise outcome[0]
+        return outcome[0]
+
+    async def _ask(self, wake_locks: EventPair) -> Slept:
+        request = ManagerSuspendContainerRequest(container_job=self.job.duplicate(), wake_locks=wake_locks.duplicate())
+        try:
+            response: ManagerSuspendContainerResponse = await self._manager.call(Manager.suspend_container, request)
+        except MethodError as error:
+            names = self.power.kept_awake_by() if error.error == SuspendError.WAKE_LOCKS_EXIST else []
+            raise SuspendRefused(",".join(names) or str(error)) from None
+        except (UnknownMethodError, FidlError, ZxStatus) as error:
+            log.warning("the runner does not suspend the container: %s", error)
+            raise SuspendRefused(str(error)) from None
+        names = [name for name in (response.resume_reason or "").split(",") if name]
+        if KERNEL_WAKE_SOURCE in names:
+            place = names.index(KERNEL_WAKE_SOURCE)
+            names[place : place + 1] = self.power.woken_by
+        return Slept(response.suspend_time or 0, ",".join(names))

@@ -1,0 +1,117 @@
+"""Keeping all processes of a container from running: by its kernel, or by the host when the kernel doesn't answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from polynix.ipc.client import Client
+from polynix.ipc.fidl import FidlError
+from polynix.ipc.objects import ZxStatus
+from polynix.ipc.protocols.power import Power
+
+log = logging.getLogger(__name__)
+
+KERNEL_DEADLINE_SECONDS = 3.0  # the kernel itself gives guests a second to come out
+_STOP_PAUSE_SECONDS = 0.002
+_STOP_DEADLINE_SECONDS = 5.0
+
+
+class HoldError(Exception):
+    """The processes can't be held; nothing is."""
+
+
+class ProcessHold:
+    """One container's. ``power`` leads to its kernel, the process ``kernel_pid``, whose children are the restricted processes."""
+
+    def __init__(self, power: Client[Power], kernel_pid: int, deadline_seconds: float = KERNEL_DEADLINE_SECONDS) -> None:
+        self.power = power
+        self.kernel_pid = kernel_pid
+        self.deadline_seconds = deadline_seconds
+        self._stopped: dict[int, int] = {}  # by the host: pid -> pidfd
+
+    @property
+    def stopped_by_host(self) -> bool:
+        """The kernel didn't answer the last :meth:`hold`."""
+        return bool(self._stopped)
+
+    async def hold(self) -> None:
+        """No process of the container runs guest code once this returns. Errors: HoldError."""
+        try:
+            await asyncio.wait_for(self.power.proxy.fall_asleep(), self.deadline_seconds)
+        except TimeoutError:
+            log.warning("kernel process %d does not answer: its processes are stopped by the host", self.kernel_pid)
+            try:
+                await self._stop_all()
+            except BaseException:
+                await self.release()
+                raise
+        except (ZxStatus, FidlError) as error:
+            raise HoldError(str(error)) from error
+
+    async def release(self) -> None:
+        """They go on. Not being held is no error."""
+        stopped, self._stopped = self._stopped, {}
+        for descriptor in stopped.values():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGCONT)
+            os.close(descriptor)
+        waking = asyncio.ensure_future(self.power.proxy.wake_up())
+        waking.add_done_callback(_forget)
+        if not stopped:  # a kernel that didn't answer may do so later; then it will find that, too
+            await asyncio.wait([waking], timeout=self.deadline_seconds)
+
+    async def _stop_all(self) -> None:
+        """SIGSTOP every restricted process, pass after pass until one finds no new one, and then wait until they stand. Errors: HoldError."""
+        while self._stop_new():
+            pass
+        deadline = asyncio.get_running_loop().time() + _STOP_DEADLINE_SECONDS
+        while running := [pid for pid in self._stopped if _is_running(pid)]:
+            if asyncio.get_running_loop().time() > deadline:
+                raise HoldError(f"processes {running} do not stop")
+            await asyncio.sleep(_STOP_PAUSE_SECONDS)
+
+    def _stop_new(self) -> bool:
+        found = False
+        for pid in _children(self.kernel_pid):
+            if pid in self._stopped:
+                continue
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue  # it was dying
+            if pid not in _children(self.kernel_pid):  # another process of that number by now
+                os.close(descriptor)
+                continue
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
+            self._stopped[pid] = descriptor
+            found = True
+        return found
+
+
+def _forget(waking: asyncio.Future[None]) -> None:
+    if not waking.cancelled() and waking.exception() is not None:
+        log.debug("the kernel was not woken: %s", waking.exception())
+
+
+def _children(pid: int) -> set[int]:
+    """Whichever of its threads made them."""
+    found: set[int] = set()
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                found.update(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
+    return found
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "TtZX"
