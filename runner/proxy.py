@@ -74,6 +74,7 @@ def run_proxy_thread(new_proxies: Receiver[NewProxy]) -> threading.Thread:
             task = asyncio.create_task(start_proxy(proxy, wake_sources))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+        await asyncio.sleep(0)  # one that came last must have begun to end in an orderly way
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -100,11 +101,13 @@ async def start_proxy(proxy: ChannelProxy, wake_sources: LockDepMutex[WakeSource
     finally:
         for direction in directions:
             direction.cancel()
-        await asyncio.gather(*directions, return_exceptions=True)
-        trace_instant(_CATEGORY, "starnix_runner:start_proxy:loop:exit", proxy.name)
-        with wake_sources.lock() as sources:
-            sources.pop(koid, None)  # its handle closes when a suspend that may be waiting lets go of it
-        proxy.close()
+        try:
+            await asyncio.gather(*directions, return_exceptions=True)
+        finally:  # the thread may end just now
+            trace_instant(_CATEGORY, "starnix_runner:start_proxy:loop:exit", proxy.name)
+            with wake_sources.lock() as sources:
+                sources.pop(koid, None)  # its handle closes when a suspend that may be waiting lets go of it
+            proxy.close()
 
 
 async def _forward(proxy: ChannelProxy, read_channel: Channel, write_channel: Channel, message_counter: Counter | None) -> None:

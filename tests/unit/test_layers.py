@@ -30,7 +30,7 @@ FLOORS = (
     {"engine", "wait_queue", "blocked_call", "kthreads", "fidl_loop"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power"},
     {"fs", "devices", "net", "syscalls", "modules", "inspector", "hooks", "scripting", "trace"},
-    {"syscall_loop", "hot_text", "mounts", "controller", "programs", "container", "console_session", "outgoing_directory", "strace", "init"},
+    {"syscall_loop", "hot_text", "mounts", "controller", "programs", "container", "console_session", "connections", "outgoing_directory", "strace", "init"},
     {"main"},
 )
 

@@ -1,0 +1,172 @@
+"""TCP connections of outside peers, proxied into a container: what ``polynix proxy`` asks for.
+
+::
+
+    peer --TCP--> runner: remote_channel <--> ChannelProxy <--> container_channel --> kernel: bridge --> the guest's socket
+                                                  |
+                                          message counter: wakes the container
+
+Bytes travel as messages of at most 64 KiB; an empty message says that no more will come that way. All channels are bounded: each side stops when the
+other is slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polynix.ipc.objects import MAX_BYTES, Channel, Counter, Status, ZxStatus
+from polynix.ipc.protocols.connections import ConnectionsConnectRequest
+from polynix.runner.proxy import ChannelProxy
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 128
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+
+class AddressError(ValueError):
+    """An address of a proxy is wrong; the text is one line for the user."""
+
+
+@dataclass(frozen=True)
+class ProxyTarget:
+    """Where connections go inside: one of the two."""
+
+    unix_path: bytes | None = None
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ProxyTarget:
+        """``unix:/path``, ``unix:@name`` or ``port:N``. Errors: AddressError."""
+        kind, _, rest = text.partition(":")
+        if kind == "unix" and (rest[:1] == "/" or (rest[:1] == "@" and len(rest) > 1)) and len(rest.encode()) < 108 and "\0" not in rest:
+            return cls(unix_path=rest.encode())
+        if kind == "port" and rest.isascii() and rest.isdigit() and 0 < int(rest) < (1 << 32) - 1:
+            return cls(port=int(rest))
+        raise AddressError(f"proxy target {text!r} is neither unix:/PATH nor port:N")
+
+
+def parse_listen_address(text: str) -> tuple[str, int]:
+    """``tcp://HOST:PORT``; the host is an IP address or ``localhost``, port 0 any free one. Errors: AddressError."""
+    scheme, separator, rest = text.partition("://")
+    host, colon, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if scheme == "tcp" and separator and colon and port.isascii() and port.isdigit() and int(port) < 65536:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), int(port)
+    raise AddressError(f"proxy address {text!r} is not tcp://ADDRESS:PORT")
+
+
+class TcpProxy:
+    """Listens at one address for one container, in the running asyncio loop.
+
+    ``start_proxy`` has the proxy thread serve a ChannelProxy, whose counter wakes the container; ``connect`` hands the container its end.
+    """
+
+    def __init__(self, target: ProxyTarget, start_proxy: Callable[[ChannelProxy], None], connect: Callable[[ConnectionsConnectRequest], None]) -> None:
+        self.target = target
+        self.start_proxy = start_proxy
+        self.connect = connect
+        self.address = ("", 0)
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str, port: int) -> None:
+        """Begin to accept; :attr:`address` says where. Errors: OSError."""
+        self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_BYTES, backlog=BACKLOG)
+        self.address = self._server.sockets[0].getsockname()[:2]
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peername")
+        name = f"tcp:{peer[0]}:{peer[1]}" if peer else "tcp"
+        ours, remote = Channel.create(bounded=True)
+        container, inside = Channel.create(bounded=True)
+        counter = Counter.create()
+        inside_counter = counter.duplicate()
+        try:
+            self.start_proxy(ChannelProxy(container, remote, counter, name))
+            self.connect(ConnectionsConnectRequest(channel=inside, counter=inside_counter, unix_path=self.target.unix_path, port=self.target.port))
+            inward = asyncio.create_task(_carry_inward(reader, ours))
+            try:
+                clean = await _carry_outward(ours, writer)
+            finally:
+                inward.cancel()
+                await asyncio.gather(inward, return_exceptions=True)
+            if not clean:
+                _reset(writer)
+        except ZxStatus as error:
+            log.debug("%s: %s", name, error)
+            _reset(writer)
+        except (OSError, asyncio.CancelledError):
+            _reset(writer)
+        finally:
+            for handle in (ours, inside, inside_counter):
+                handle.close()
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def close(self) -> None:
+        """Accept nothing more, and end the connections."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+
+async def _carry_inward(reader: asyncio.StreamReader, channel: Channel) -> None:
+    """From the peer to the container; the channel closes when the peer resets the connection."""
+    try:
+        while True:
+            data = await reader.read(MAX_BYTES)
+            await channel.write_async(data)
+            if not data:
+                return
+    except OSError:
+        channel.close()
+    except ZxStatus:
+        return  # the container has closed: the other direction sees it
+
+
+async def _carry_outward(channel: Channel, writer: asyncio.StreamWriter) -> bool:
+    """From the container to the peer, until the container closes; whether it had said before that no more would come. Errors: OSError."""
+    ended = False
+    while True:
+        try:
+            data, handles = await channel.read_async()
+        except ZxStatus as error:
+            if error.status not in (Status.PEER_CLOSED, Status.CANCELED):
+                raise
+            return ended
+        for handle in handles:
+            handle.close()
+        if data:
+            writer.write(data)
+            await writer.drain()
+        elif not ended:
+            ended = True
+            await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Let the peer see that the connection failed."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
