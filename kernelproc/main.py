@@ -35,6 +35,7 @@ from polynix.kernelproc.kthreads import KernelThreads
 from polynix.kernelproc.modules import load as load_modules
 from polynix.kernelproc.modules import load_file as load_module_file
 from polynix.kernelproc.notes import Notes
+from polynix.kernelproc.power.autosleep import Autosleep
 from polynix.kernelproc.registry import modules
 from polynix.kernelproc.shared_region import SharedRegion
 from polynix.kernelproc.syscall_loop import SyscallLoop
@@ -68,6 +69,8 @@ def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket
     kernel.create_pager = create_pager
     mount_file_systems(kernel, options)
     enable_features(kernel, options)
+    if options.suspend_after:
+        Autosleep(kernel, int(options.suspend_after * 1e9))
     start_tracing(kernel, options)
     if options.builtin_init:
         start_builtin_init(kernel)

@@ -32,6 +32,7 @@ class ContainerOptions:
     log_level: str = "warning"
     memory_limit: int = 0  # bytes; 0: a share of the host's memory
     pids_limit: int = 0  # 0: none
+    suspend_after: float = 0.0  # seconds without work; 0: never
     builtin_init: bool = False  # pid 1 is the kernel's own reaper; the container outlives its programs
 
     def to_json(self) -> str:

@@ -37,7 +37,8 @@ class Container(Scriptable):
 
     Parameters are those of the command line: ``rootfs`` is the read-only lower layer, ``binds`` are ``Bind``s or
     ``SRC:DST[:ro]`` texts, ``user`` is ``(uid, gid)`` or ``UID[:GID]`` inside, ``env`` replaces the caller's environment,
-    ``memory`` is bytes or a text such as ``512M``, ``tmpfs`` are empty file systems in memory (``PATH[:size=64K]``), ``hooks``
+    ``memory`` is bytes or a text such as ``512M``, ``suspend_after`` is seconds of idleness (0: never),
+    ``tmpfs`` are empty file systems in memory (``PATH[:size=64K]``), ``hooks``
     are rules of :mod:`polynix.scripting`. ``strace`` is a filter (``"all"``) whose output goes to ``strace_file`` or standard
     error, or, of its end, ``strace_keep`` lines to :meth:`last_calls`.
     Errors: ``ParameterError`` (a ValueError), :class:`ContainerError`.
@@ -57,6 +58,7 @@ class Container(Scriptable):
         features: Sequence[str] = (),
         memory: int | str = 0,
         pids: int = 0,
+        suspend_after: float = 0.0,
         strace: str | None = None,
         strace_file: str | None = None,
         strace_keep: int = 0,
@@ -76,6 +78,7 @@ class Container(Scriptable):
             log_level=parameters.check_log_level(log_level),
             memory_limit=memory if isinstance(memory, int) else parameters.parse_size(memory),
             pids_limit=pids,
+            suspend_after=suspend_after,
             builtin_init=init,
         )
         self.workdir = workdir

@@ -103,6 +103,9 @@ def cli() -> None:
 @click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's.")
 @click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads.")
 @click.option(
+    "--suspend-after", metavar="SECONDS", type=click.FloatRange(min=0.01), default=None, help="Suspend the container when it has been idle for so long."
+)
+@click.option(
     "--strace",
     metavar="[=FILTER]",
     default=None,

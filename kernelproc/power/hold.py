@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from polynix.addrspace._restricted import BATCH_CAPACITY, HOSTILE, READY
@@ -74,6 +74,7 @@ class Holds:
         self._exits: dict[Slot, Task] = {}  # kept unhandled, oldest first
         self._kept: dict[Task, None] = {}  # not resumed, oldest first
         self._stopped: set[Stub] = set()  # by the host
+        self.on_kept: Callable[[], None] = lambda: None  # a thread has something to do, and is kept from it
         self.settled = True  # nobody who is covered is in guest code, or can get there
         self._patience_ends_ns = 0
         self._looking = False  # a look is due in the next turn
@@ -147,7 +148,13 @@ class Holds:
             self._unsettle()
         else:
             self._kept[task] = None
+            self.on_kept()
         return True
+
+    @property
+    def keeps_work(self) -> bool:
+        """Whether somebody is held who would go on if he weren't."""
+        return bool(self._kept or self._exits)
 
     # -- until all are out ------------------------------------------------------------------------------------------------------------
 

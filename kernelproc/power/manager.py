@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALARM = "[alarm]"
+WORK = "[work]"
 LONGEST_SLEEP_NS = 9_000_000_000
 TIMEOUT_REASON = "starnix-container-timeout"
 
@@ -88,6 +89,8 @@ class PowerManager:
         self.suspender: Suspender = LoneSuspender(self)
         self.counters: dict[int, tuple[str, Counter]] = {}  # by koid: messages from outside that are still to be handled
         self.wake_locks: dict[str, WakeupSource] = {}  # /sys/power/wake_lock, also those that are not held now
+        self.wakes_for_work = False  # asleep only while no guest thread has anything to do
+        kernel.holds.on_kept = self._work_came
         self.woken = WaitQueue()
         self.woken_by: list[str] = []  # since it fell asleep
         self.on_wake: Callable[[], None] = lambda: None  # for a runner that waits elsewhere
@@ -145,6 +148,12 @@ class PowerManager:
         await hold.complete()
         if self._hold is hold:
             self.kernel.clock.stop()
+            if self.kernel.holds.keeps_work:
+                self._work_came()
+
+    def _work_came(self) -> None:
+        if self.wakes_for_work and self.asleep:
+            self.wake(WORK)
 
     def wake_up(self) -> None:
         """Let time and guests go on. Being awake is no error."""

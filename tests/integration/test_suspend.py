@@ -5,13 +5,15 @@ The host's own suspend can't be asked for in a test, so these run under polynix 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from integration.audit import Audit, audit_fixture, build  # noqa: F401
-from integration.held import Held
+from integration.held import Held, children
 
 ALARM = """
 import ctypes, struct
@@ -101,6 +103,7 @@ lock("wake_lock", b"mine")
 def test_a_wake_lock_with_a_time_limit(audit: Audit) -> None:
     script = """
 import time
+from pathlib import Path
 open("/sys/power/wake_lock", "wb", 0).write(b"brief 200000000")
 try: suspend()
 except OSError as error: print(error.errno)
@@ -212,3 +215,49 @@ def test_the_writer_killed_while_asleep_lets_the_others_go_on(audit: Audit) -> N
         world.wait_for_progress(1, [before])
     finally:
         world.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and all its descendants."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children(pid)))
+
+
+def test_an_idle_container_suspends_itself_and_goes_on_with_its_input(audit: Audit) -> None:
+    script = """
+import sys, time
+print("ready", flush=True)
+for line in sys.stdin:
+    print(line.strip(), stat("success"), time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic() > 0.2, reason(), flush=True)
+"""
+    process = audit.popen(["python3", "-c", ALARM + script], "--suspend-after", "0.2", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    for round in range(1, 4):
+        time.sleep(1)
+        process.stdin.write(b"line\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"line %d True 0 [work]\n" % round
+    time.sleep(1)
+    before = cpu_seconds(process.pid)
+    time.sleep(2)
+    assert cpu_seconds(process.pid) - before <= 0.02
+    process.stdin.close()
+    assert process.wait(20) == 0
+
+
+def test_a_busy_container_does_not_suspend_itself(audit: Audit) -> None:
+    script = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\nfor _ in range(10): time.sleep(0.05)\nprint(stat('success'))"
+    assert python(audit, script, "--suspend-after", "0.3") == ["0"]
+
+
+def test_timers_stand_still_in_a_container_that_suspends_itself(audit: Audit) -> None:
+    """A sleeper sleeps on, except for one on an alarm clock."""
+    assert python(audit, "import os\nos.read(alarm(1), 8); print(stat('success') > 0, reason())", "--suspend-after", "0.2") == ["True 0 [alarm]"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon"])
+def test_bad_times(audit: Audit, value: str) -> None:
+    outcome = audit.run(["true"], "--suspend-after", value)
+    assert outcome.code == 125
+    assert b"Traceback" not in outcome.err
