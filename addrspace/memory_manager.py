@@ -17,7 +17,7 @@ from polynix.addrspace._restricted import GUEST_LIMIT, SLOT_COUNT, Slot, Stub
 from polynix.addrspace._usercopy import MemoryObject, UserMap
 from polynix.addrspace.host_calls import HostCalls
 from polynix.addrspace.paged_memory import PagedMemory, require
-from polynix.addrspace.text_store import DISPLACEMENT, PatchedText, TextStore
+from polynix.addrspace.text_store import ABOVE, BELOW, PatchedText, TextStore
 from polynix.addrspace.vma import MappedFile, Vma, VmaKind
 
 PAGE_SIZE = 4096
@@ -77,7 +77,7 @@ class MemoryManager:
         self.membarrier = 0
         self.user.on_fault = self.populate_fault
         self.texts: TextStore | None = None  # where patched copies of program text come from
-        self.trampolines: dict[int, PatchedText] = {}  # where the stub maps those of patched text, by address; above TASK_SIZE
+        self.trampolines: dict[int, PatchedText] = {}  # where the stub maps those of patched text, by address
         self.stack_limit = 8 << 20
 
     # -- look-up ----------------------------------------------------------------------------------------------------------------------------
@@ -254,6 +254,8 @@ class MemoryManager:
         index = bisect_right(self._starts, vma.start)
         if len(self.vmas) >= MAX_MAP_COUNT:
             raise OSError(errno.ENOMEM, "too many mappings")
+        if self.trampolines:
+            self._give_way(vma.start, vma.end)
         self.vmas.insert(index, vma)
         self._starts.insert(index, vma.start)
         self._account(vma, vma.length)
@@ -285,16 +287,26 @@ class MemoryManager:
             self.user.map(low - base, high - base, vma.prot, memory, low)
             self.calls.map_object(low - base, high - base, vma.prot, memory, low, private=vma.kind is VmaKind.FILE)
 
+    # -- patched text (text_store.py) -------------------------------------------------------------------------------------------------------
+
+    def displacement_of(self, text_address: int) -> int:
+        """Where the trampolines of a text at this address would be, seen from it; 0 when there is no place for them."""
+        if text_address + ABOVE >= TASK_SIZE:
+            return ABOVE
+        return BELOW if text_address + BELOW >= MMAP_MIN_ADDRESS else 0
+
     def _map_patched(self, vma: Vma, texts: TextStore) -> bool:
         """Map the patched copy of file text, and its trampolines; False when there is none, or no place for them."""
         if vma.kind is not VmaKind.FILE or vma.prot & PROT_WRITE:
             return False
-        text = texts.find(vma.object, vma.offset, vma.length)
+        text = texts.find(vma.object, vma.offset, vma.length, self.displacement_of(vma.start))
         if text is None:
             return False
-        place = vma.start - (vma.offset - text.start) + DISPLACEMENT
+        place = vma.start - (vma.offset - text.start) + text.displacement
         end = place + text.trampolines_length
-        if place < TASK_SIZE or end > GUEST_LIMIT:
+        if text.displacement == ABOVE and (place < TASK_SIZE or end > GUEST_LIMIT):
+            return False
+        if text.displacement == BELOW and (place < MMAP_MIN_ADDRESS or not self.is_free(place, end)):
             return False
         if self.trampolines.get(place) is not text:
             for other in [other for other, its in self.trampolines.items() if other < end and place < other + its.trampolines_length]:
@@ -306,8 +318,18 @@ class MemoryManager:
 
     def patch(self, vma: Vma, text: PatchedText) -> None:
         """``vma`` was mapped before its text was patched: have the stub map that instead, if it has not."""
-        if self.trampolines.get(vma.start - (vma.offset - text.start) + DISPLACEMENT) is not text:
+        if self.trampolines.get(vma.start - (vma.offset - text.start) + text.displacement) is not text:
             self._map_host(vma)
+
+    def _give_way(self, start: int, end: int) -> None:
+        """The guest maps or unmaps [start, end): if trampolines lie there, their text is mapped as the file has it again."""
+        for place, text in list(self.trampolines.items()):
+            if place < end and start < place + text.trampolines_length:
+                del self.trampolines[place]
+                for vma in self.overlapping(place - text.displacement, place - text.displacement + text.length):
+                    if vma.kind is VmaKind.FILE and vma.prot & PROT_EXEC:
+                        self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=True)
+                self.calls.unmap(place, place + text.trampolines_length)
 
     def site_of_trampoline(self, address: int) -> tuple[int, int] | None:
         """Address of the ``syscall`` that the trampoline at ``address`` stands for, and the call's number."""
@@ -317,8 +339,10 @@ class MemoryManager:
                     offset, number = text.site_of(address - place)
                 except IndexError:
                     return None
-                return place - DISPLACEMENT + offset, number
+                return place - text.displacement + offset, number
         return None
+
+    # -- accounting and borders -------------------------------------------------------------------------------------------------------------
 
     def _account(self, vma: Vma, change: int) -> None:
         self.total_vm += change
@@ -366,6 +390,8 @@ class MemoryManager:
         found = self.overlapping(start, end)
         if not found:
             return
+        if self.trampolines:
+            self._give_way(start, end)
         if found[0].start < start or found[-1].end > end:
             self.split_at(start)
             self.split_at(end)

@@ -8,9 +8,9 @@ A text is copied and patched once per container, into a memfd that is sealed bef
 the copy instead, private and without write access. The kernel's own view of the map stays the file, and so does that of whoever reads the guest's memory
 through the kernel; only code that reads its own instructions sees the jumps.
 
-Trampolines lie ``DISPLACEMENT`` above their text, in all processes alike, because the jumps are relative and shared. For text at the top of the address
-space, where libraries are, that is above what a guest may map, so nothing of the guest's can be in their way, and no VMA tells of them. Text further down is
-left alone.
+Trampolines lie at a fixed distance from their text, in all processes alike, because the jumps are relative and shared. For libraries, at the top of the
+address space, that is above what a guest may map, so nothing of the guest's can be in their way. For programs it is below them, where nothing is mapped
+unless a guest insists; then the text goes back to what the file has. No VMA tells of trampolines, and to the kernel's own accesses they do not exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from polynix.addrspace._restricted import PATCHED_CALL
 from polynix.addrspace._usercopy import MemoryObject
 
 PAGE_SIZE = 4096
-DISPLACEMENT = 0x7000_0000  # from a text to its trampolines; with both in reach of a 32-bit jump
+# From a text to its trampolines, all in reach of a 32-bit jump: for libraries, above what the guest may map; for programs, which lie low, below them.
+ABOVE, BELOW = 0x7000_0000, -0x3F_0000
 TRAMPOLINE_SIZE = 32
 MAX_TEXT = 64 << 20
 MFD_EXEC = 0x10
@@ -58,14 +59,20 @@ def find_sites(text: bytes, patchable: Collection[int]) -> list[tuple[int, int]]
 
 
 class PatchedText:
-    """A copy of file bytes [start, start + length) with its trampolines behind it, in ``object``. Lengths are page multiples."""
+    """A copy of file bytes [start, start + length) with its trampolines behind it, in ``object``. Lengths are page multiples.
 
-    __slots__ = ("length", "object", "sites", "start", "trampolines_length")
+    Where the text is mapped, the trampolines must be mapped ``displacement`` further.
+    """
 
-    def __init__(self, memory: MemoryObject, start: int, length: int, sites: list[tuple[int, int]], trampolines_length: int) -> None:
+    __slots__ = ("displacement", "length", "object", "sites", "start", "trampolines_length")
+
+    def __init__(
+        self, memory: MemoryObject, start: int, length: int, displacement: int, sites: list[tuple[int, int]], trampolines_length: int
+    ) -> None:
         self.object = memory
         self.start = start
         self.length = length
+        self.displacement = displacement
         self.sites = sites
         self.trampolines_length = trampolines_length
 
@@ -83,19 +90,19 @@ class TextStore:
         self._texts: dict[int, list[PatchedText]] = {}
         self._refused: set[tuple[int, int, int]] = set()
 
-    def find(self, memory: MemoryObject, offset: int, length: int) -> PatchedText | None:
+    def find(self, memory: MemoryObject, offset: int, length: int, displacement: int) -> PatchedText | None:
         """The patched text that holds bytes [offset, offset + length) of ``memory``."""
         for text in self._texts.get(memory.id, ()):
-            if text.start <= offset and offset + length <= text.start + text.length:
+            if text.displacement == displacement and text.start <= offset and offset + length <= text.start + text.length:
                 return text
         return None
 
-    def add(self, memory: MemoryObject, start: int, length: int) -> PatchedText | None:
+    def add(self, memory: MemoryObject, start: int, length: int, displacement: int) -> PatchedText | None:
         """Make one, unless it is there already; None when there is nothing to gain or the host gives no executable memfd.
 
         ``memory`` is a file whose content will not change; [start, start + length) is what some process may execute of it, in whole pages.
         """
-        found = self.find(memory, start, length)
+        found = self.find(memory, start, length, displacement)
         if found is not None:
             return found
         key = (memory.id, start, length)
@@ -106,20 +113,20 @@ class TextStore:
         sites = find_sites(content, self._patchable) if whole else []
         trampolines_length = (len(sites) * TRAMPOLINE_SIZE + PAGE_SIZE - 1) & -PAGE_SIZE
         # Trampolines no longer than their texts can't overlap, since texts don't.
-        made = _memory_of(_patched(content.ljust(length, b"\0"), sites)) if 0 < trampolines_length <= length else None
+        made = _memory_of(_patched(content.ljust(length, b"\0"), sites, displacement)) if 0 < trampolines_length <= length else None
         if made is None:
             self._refused.add(key)
             return None
-        text = PatchedText(made, start, length, sites, trampolines_length)
+        text = PatchedText(made, start, length, displacement, sites, trampolines_length)
         self._texts.setdefault(memory.id, []).append(text)
         return text
 
 
-def _patched(content: bytes, sites: list[tuple[int, int]]) -> bytes:
+def _patched(content: bytes, sites: list[tuple[int, int]], displacement: int) -> bytes:
     text = bytearray(content)
     trampolines = bytearray()
     for offset, number in sites:
-        trampoline = DISPLACEMENT + len(trampolines)  # seen from the text's start, where it will be mapped
+        trampoline = displacement + len(trampolines)  # seen from the text's start, where it will be mapped
         _JUMP.pack_into(text, offset, 0xE9, trampoline - (offset + 5))
         behind = offset + 7 - (trampoline + _LEA_END)
         code = _TRAMPOLINE.pack(0xB8, number, b"\x48\x8d\x0d", behind, b"\x49\xbb", PATCHED_CALL, b"\x41\xff\xe3")

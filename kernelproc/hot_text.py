@@ -44,7 +44,8 @@ def consider_patching(task: Task, slot: Slot) -> None:
         return
     node = vma.file.node  # type: ignore[attr-defined]  # an open file description, seen from here
     if node.mode & READABLE_BY_ALL and node.ops.is_immutable(node):
-        text = mm.texts.add(vma.object, vma.offset, vma.length)
+        displacement = mm.displacement_of(vma.start)
+        text = mm.texts.add(vma.object, vma.offset, vma.length, displacement) if displacement else None
         if text is not None:
             mm.patch(vma, text)
 

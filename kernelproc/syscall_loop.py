@@ -135,7 +135,7 @@ class SyscallLoop:
             self.handle_exception(task, slot)
         elif reason == KICK:
             task.kicked = False
-            if slot.ip >= TASK_SIZE:
+            if task.mm.trampolines:
                 leave_trampoline(task, slot)
             self.return_to_user(task, None)
         elif reason == SYSCALL_SAMPLE:
@@ -351,7 +351,7 @@ class SyscallLoop:
     def handle_exception(self, task: Task, slot: Slot) -> None:
         """A synchronous fault of the guest: mend it (stack growth, pages on demand) or turn it into its signal."""
         signo, code, address, trap, error = slot.fault()
-        if slot.ip >= TASK_SIZE:
+        if task.mm.trampolines:
             leave_trampoline(task, slot)
         if signo == SIGSEGV and trap == TRAP_PAGE_FAULT:
             if self.handle_page_fault(task, address, error):

@@ -129,9 +129,15 @@ struct control {
     uint32_t calls_done;   /* stub to kernel: index of the call that failed, or the length of the batch */
     uint32_t tid;          /* host thread id, written by clone; 0 again when the thread has ended */
     uint64_t fs_base;      /* stub to kernel, at each trap, where user space may read it; else 0 */
-    uint64_t gs_base;
+    union {
+        uint64_t gs_base;
+        uint64_t result;   /* kernel to stub, with RESUME_LIGHT */
+    };
     uint64_t line_end[0] __attribute__((aligned(64)));
     uint32_t kicked;       /* the stub's own: a kick came that the kernel has not been told of */
+    uint32_t reserved;
+    /* The second line: of a patched call, so that its frame need not travel between CPUs. */
+    uint64_t call[7];      /* stub to kernel: number and arguments */
     uint32_t receive_turn; /* slot 0: number of the message that may be received now */
     uint32_t start_step;   /* slot 0: START_* that failed, with its errno */
     uint32_t start_errno;

@@ -126,6 +126,7 @@ static void complete_frame(struct control *control)
     *(uint64_t *)(description + 2) = features;
     description[4] = size;
     *(uint32_t *)(state + size) = XSTATE_MAGIC2;
+    frame->mask = 0;
     frame->flags = UCONTEXT_FLAGS;
     frame->stack_base = (uint64_t)control + ALTERNATE_STACK_OFFSET;
     frame->stack_flags = 0;
@@ -134,12 +135,16 @@ static void complete_frame(struct control *control)
     frame->fpstate = (uint64_t)state;
 }
 
+static struct ucontext *frame_of(struct control *control) { return (struct ucontext *)((char *)control + PATCHED_FRAME_OFFSET); }
+
 /* As serve() does, but for a thread whose signals are not blocked; returns when the registers may be loaded here. */
 static struct control *serve_patched(struct control *control)
 {
     for (;;) {
         report(control);
         uint32_t resume = control->resume;
+        if (resume & RESUME_LIGHT)
+            frame_of(control)->registers[REGISTER_RAX] = control->result;
         if (run_batch(control) || (resume & RESUME_REPORT_BACK)) {
             control->why = WHY_BATCH;
             continue;
@@ -154,9 +159,11 @@ static struct control *serve_patched(struct control *control)
 
 struct control *on_patched_call(struct control *control)
 {
+    static const uint8_t order[] = {REGISTER_RAX, REGISTER_RDI, REGISTER_RSI, REGISTER_RDX, REGISTER_R10, REGISTER_R8, REGISTER_R9};
+    for (unsigned index = 0; index < sizeof order; index++)
+        control->call[index] = frame_of(control)->registers[order[index]];
     complete_frame(control);
     __asm__ volatile("rdfsbase %0" : "=r"(control->fs_base));
-    control->gs_base = 0;
     control->why = WHY_PATCHED_CALL;
     return serve_patched(control);
 }

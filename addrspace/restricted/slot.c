@@ -29,6 +29,20 @@ int slot_check(Slot *slot, enum slot_state state)
 
 /* --- why it left --- */
 
+static PyObject *patched_call(const volatile struct control *control)
+{
+    PyObject *result = PyTuple_New(7);
+    for (int index = 0; result && index < 7; index++) {
+        uint64_t value = control->call[index];
+        PyObject *number = PyLong_FromUnsignedLongLong(index == 0 ? value & 0xffffffff : value);
+        if (number)
+            PyTuple_SET_ITEM(result, index, number);
+        else
+            Py_CLEAR(result);
+    }
+    return result;
+}
+
 static PyObject *slot_syscall(Slot *slot, PyObject *unused)
 {
     static const unsigned char order[] = {REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9};
@@ -36,6 +50,8 @@ static PyObject *slot_syscall(Slot *slot, PyObject *unused)
     struct ucontext_image *frame = frame_of(slot);
     if (!frame)
         return NULL;
+    if (slot->light && slot->reason == SYSCALL)
+        return patched_call(slot->control);
     bool i386 = slot->architecture == AUDIT_ARCH_I386;
     uint64_t mask = i386 ? 0xffffffff : ~0UL;
     PyObject *result = PyTuple_New(7);
@@ -205,7 +221,7 @@ static int do_resume(Slot *slot, uint32_t how)
         PyErr_SetString(PyExc_ValueError, "the slot has no frame yet");
         return -1;
     }
-    if (slot->frame)
+    if (slot->frame && !slot->light)
         ((struct ucontext_image *)((char *)control + slot->frame))->mask = 0;
     control->frame = slot->frame;
     control->calls = slot->calls_sent = slot->calls;
@@ -234,6 +250,8 @@ static PyObject *slot_resume(Slot *slot, PyObject *args, PyObject *names)
     int report_back = 0;
     if (!PyArg_ParseTupleAndKeywords(args, names, "|p:resume", keywords, &report_back) || slot_check(slot, SLOT_HELD) < 0)
         return NULL;
+    if (slot->light)
+        slot->control->result = ((struct ucontext_image *)((char *)slot->control + slot->frame))->registers[REG_RAX];
     return none_or_error(do_resume(slot, report_back ? RESUME_REPORT_BACK : 0));
 }
 
@@ -243,7 +261,10 @@ static PyObject *slot_resume_syscall(Slot *slot, PyObject *result)
     struct ucontext_image *frame;
     if (!word_of(result, &word) || !(frame = frame_of(slot)))
         return NULL;
-    frame->registers[REG_RAX] = word;
+    if (slot->light)
+        slot->control->result = word;
+    else
+        frame->registers[REG_RAX] = word;
     return none_or_error(do_resume(slot, 0));
 }
 

@@ -12,7 +12,10 @@
 #pragma GCC visibility push(hidden)
 
 /* The kernel's struct ucontext with struct sigcontext, as far as the stub looks at it. */
-enum { REGISTER_RAX = 13, REGISTER_RSP = 15, REGISTER_RIP = 16, REGISTER_CSGSFS = 18, REGISTER_COUNT = 23 };
+enum {
+    REGISTER_R8 = 0, REGISTER_R9 = 1, REGISTER_R10 = 2, REGISTER_RDI = 8, REGISTER_RSI = 9, REGISTER_RDX = 12, REGISTER_RAX = 13,
+    REGISTER_RSP = 15, REGISTER_RIP = 16, REGISTER_CSGSFS = 18, REGISTER_COUNT = 23
+};
 struct ucontext {
     uint64_t flags, link;
     uint64_t stack_base;

@@ -89,7 +89,7 @@ static int accept_exit(Slot *slot)
     if (why == WHY_PATCHED_CALL) {
         slot->architecture = AUDIT_ARCH_X86_64;
         slot->fs_base = control->fs_base;
-        slot->gs_base = control->gs_base;
+        slot->gs_base = 0;
         slot->frame = PATCHED_FRAME_OFFSET;
         slot->information = 0;
         slot->light = true;

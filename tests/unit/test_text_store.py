@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from polynix.addrspace._restricted import PATCHED_CALL
 from polynix.addrspace._usercopy import MemoryObject
-from polynix.addrspace.text_store import DISPLACEMENT, TRAMPOLINE_SIZE, TextStore, find_sites
+from polynix.addrspace.text_store import ABOVE, BELOW, TRAMPOLINE_SIZE, TextStore, find_sites
 
 PAGE = 4096
 PATCHABLE = {0, 1, 39, 110, 202, 257}
@@ -77,33 +77,34 @@ def test_sites_of_the_c_library_are_instructions() -> None:
         assert following[offset] == (f"mov    ${number:#x},%eax", (offset + 5, "syscall"))
 
 
-def test_patched_text(store: TextStore) -> None:
+@pytest.mark.parametrize("displacement", [ABOVE, BELOW])
+def test_patched_text(store: TextStore, displacement: int) -> None:
     code = bytearray(os.urandom(2 * PAGE).replace(b"\xb8", b"\xb9"))
     places = {0x100: 39, 0x200: 110, 0x1F00: 257}
     for offset, number in places.items():
         code[offset - 1 : offset + 7] = b"\x90" + b"\xb8" + struct.pack("<I", number) + b"\x0f\x05"
     memory = memory_of(bytes(PAGE) + bytes(code))
-    text = store.add(memory, PAGE, 2 * PAGE)
+    text = store.add(memory, PAGE, 2 * PAGE, displacement)
     assert text is not None
     copy = text.object.read(0, 3 * PAGE)
     changed = {index for index in range(2 * PAGE) if copy[index] != code[index]}
     assert changed <= {offset + index for offset in places for index in range(5)}
     for offset, number in places.items():
         opcode, distance = struct.unpack_from("<Bi", copy, offset)
-        trampoline = offset + 5 + distance - DISPLACEMENT
+        trampoline = offset + 5 + distance - displacement
         assert opcode == 0xE9 and copy[offset + 5 : offset + 7] == b"\x0f\x05"
         assert text.site_of(trampoline) == text.site_of(trampoline + TRAMPOLINE_SIZE - 1) == (offset + 5, number)
         machine_code = copy[2 * PAGE + trampoline :][:TRAMPOLINE_SIZE]
         mov, loaded, lea, behind, movabs, entry, jump = struct.unpack_from("<BI3si2sQ3s", machine_code)
         assert (mov, lea, movabs, jump) == (0xB8, b"\x48\x8d\x0d", b"\x49\xbb", b"\x41\xff\xe3")
         assert (loaded, entry) == (number, PATCHED_CALL)
-        assert DISPLACEMENT + trampoline + 12 + behind == offset + 7
+        assert displacement + trampoline + 12 + behind == offset + 7
     with pytest.raises(IndexError):
         text.site_of(3 * TRAMPOLINE_SIZE)
 
 
 def test_nobody_can_change_it(store: TextStore) -> None:
-    text = store.add(memory_of(b"\x90" + GETPID + bytes(5000)), 0, 2 * PAGE)
+    text = store.add(memory_of(b"\x90" + GETPID + bytes(5000)), 0, 2 * PAGE, ABOVE)
     assert text is not None
     for change in (
         lambda: os.write(text.object.fd, b"x"),
@@ -118,24 +119,25 @@ def test_nobody_can_change_it(store: TextStore) -> None:
 
 def test_which_maps_get_it(store: TextStore) -> None:
     memory, other = memory_of(b"\x90" + GETPID + bytes(5 * PAGE)), memory_of(b"\x90" + GETPID + bytes(5 * PAGE))
-    assert store.find(memory, 0, PAGE) is None
-    text = store.add(memory, 0, 3 * PAGE)
-    assert text is not None and store.add(memory, 0, 3 * PAGE) is text and store.add(memory, PAGE, PAGE) is text
-    assert store.find(memory, PAGE, 2 * PAGE) is text
-    assert store.find(memory, 2 * PAGE, 2 * PAGE) is None
-    assert store.find(other, 0, PAGE) is None
+    assert store.find(memory, 0, PAGE, ABOVE) is None
+    text = store.add(memory, 0, 3 * PAGE, ABOVE)
+    assert text is not None and store.add(memory, 0, 3 * PAGE, ABOVE) is text and store.add(memory, PAGE, PAGE, ABOVE) is text
+    assert store.find(memory, PAGE, 2 * PAGE, ABOVE) is text
+    assert store.find(memory, 2 * PAGE, 2 * PAGE, ABOVE) is None
+    assert store.find(memory, PAGE, 2 * PAGE, BELOW) is None
+    assert store.find(other, 0, PAGE, ABOVE) is None
 
 
 @pytest.mark.parametrize("content", [bytes(2 * PAGE), b"\x90" + GETPID, b""])
 def test_what_is_not_worth_it_or_not_whole(store: TextStore, content: bytes) -> None:
-    assert store.add(memory_of(content), 0, 2 * PAGE) is None
-    assert store.add(memory_of(content), 0, 2 * PAGE) is None
+    assert store.add(memory_of(content), 0, 2 * PAGE, ABOVE) is None
+    assert store.add(memory_of(content), 0, 2 * PAGE, ABOVE) is None
 
 
 def test_descriptors_come_back(store: TextStore) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(5):
-        TextStore(PATCHABLE).add(memory_of(b"\x90" + GETPID + bytes(PAGE)), 0, PAGE)
+        TextStore(PATCHABLE).add(memory_of(b"\x90" + GETPID + bytes(PAGE)), 0, PAGE, ABOVE)
     with tempfile.TemporaryFile() as file:
-        assert TextStore(PATCHABLE).add(MemoryObject(os.dup(file.fileno()), False), 0, PAGE) is None
+        assert TextStore(PATCHABLE).add(MemoryObject(os.dup(file.fileno()), False), 0, PAGE, ABOVE) is None
     assert os.listdir("/proc/self/fd") == before

@@ -146,6 +146,70 @@ CASE(any_entry_gives_the_same) {
     }
 }
 
+// A site of the program itself, in the form that can be patched.
+__attribute__((noinline)) static long own_site(void) {
+    long result;
+    __asm__ volatile("mov $110, %%eax\n syscall" : "=a"(result) : : "rcx", "r11", "memory");
+    return result;
+}
+
+static void heat_own_site(void) {
+    pid_t parent = getppid();
+    for (int i = 0; i < 300; i++) CHECK(own_site() == parent);
+}
+
+static uintptr_t start_of_text(void) {
+    unsigned long start = 0, end;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps))
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && (uintptr_t)own_site >= start && (uintptr_t)own_site < end) break;
+    fclose(maps);
+    return start;
+}
+
+CASE(own_text) {
+    on_signal(SIGALRM, count_tick, 0);
+    storm(500);
+    for (int i = 0; i < 10; i++) heat_own_site();
+    storm(0);
+    for (int i = 0; i < 10; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            heat_own_site();
+            _exit(check_failures);
+        }
+        CHECK(exit_of(child) == 0);
+    }
+}
+
+CASE(maps_where_trampolines_of_own_text_may_be) {
+    heat_own_site();
+    char *below = (char *)start_of_text() - 0x400000;
+    size_t length = 0x400000 - 0x100000;
+    for (int round = 0; round < 3; round++) {
+        char *place = mmap(below, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        if (place != below) SKIP("something lies there");
+        for (size_t i = 0; i < length; i += 4096) CHECK(place[i] == 0);
+        memset(place, 0xcc, length);
+        heat_own_site();
+        pid_t child = fork();
+        if (child == 0) {
+            heat_own_site();
+            _exit(check_failures || place[5] != (char)0xcc);
+        }
+        CHECK(exit_of(child) == 0);
+        CHECK(munmap(place, length) == 0);
+        heat_own_site();
+    }
+    // Two maps around the place, and one call that unmaps both and all between.
+    CHECK(mmap(below, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == below);
+    CHECK(mmap(below + length, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == below + length);
+    heat_own_site();
+    CHECK(munmap(below, length + 4096) == 0);
+    heat_own_site();
+}
+
 __attribute__((target("avx2"))) static void keep_vectors(void) {
     long sums[4];
     __m256i value = _mm256_set_epi64x(4, 3, 2, 1), one = _mm256_set1_epi64x(1);
