@@ -20,6 +20,7 @@ from polynix.kernelproc.task.scheduling import inherit_scheduling
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.tunables import Tunables
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOMEM, EPERM
 from polynix.kernelproc.uapi.resource import RLIMIT_NPROC
 from polynix.kernelproc.uapi.sched import (
@@ -82,9 +83,11 @@ def check_flags(task: Task, arguments: CloneArguments) -> None:
 
 
 def check_limits(task: Task) -> None:
-    """Errors: EAGAIN at RLIMIT_NPROC of the real uid or at the container's pids limit."""
+    """Errors: EAGAIN at RLIMIT_NPROC of the real uid, at the container's pids limit, or at kernel.threads-max."""
     kernel = task.kernel
     if kernel.pids_limit and len(kernel.pids.tasks) >= kernel.pids_limit:
+        raise Errno(EAGAIN)
+    if len(kernel.pids.tasks) >= kernel.expando.get(Tunables).get("kernel.threads-max"):
         raise Errno(EAGAIN)
     limit = task.group.limits.soft(RLIMIT_NPROC)
     if limit < len(kernel.pids.tasks) and task.credentials.uid != 0 and not task.credentials.has_capability(CAP_SYS_RESOURCE):

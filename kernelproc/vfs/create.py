@@ -9,7 +9,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_FSETID
 from polynix.kernelproc.uapi.errno import EBUSY, EEXIST, EINVAL, EISDIR, EMLINK, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV
 from polynix.kernelproc.uapi.fcntl import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
-from polynix.kernelproc.vfs.permissions import MAY_EXEC, MAY_WRITE, check_access, check_sticky
+from polynix.kernelproc.vfs.permissions import MAY_EXEC, MAY_WRITE, check_access, check_link_made, check_sticky
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.credentials import Credentials
@@ -116,6 +116,7 @@ def make_link(task: Task, target: NamespaceNode, directory: NamespaceNode, name:
     node = target.node
     if node.is_directory:
         raise Errno(EPERM)
+    check_link_made(task, node)
     linkable = node.expando is not None and LINKABLE in node.expando
     if node.nlink == 0 and not linkable:
         raise Errno(ENOENT)

@@ -32,7 +32,7 @@ from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
 from polynix.kernelproc.vfs.ops import FileOps
 from polynix.kernelproc.vfs.path_walk import MAXSYMLINKS, check_magic, cross, place_of_fd, start_of, walk
-from polynix.kernelproc.vfs.permissions import MAY_EXEC, MAY_READ, MAY_WRITE, check_access, is_owner_or_capable
+from polynix.kernelproc.vfs.permissions import MAY_EXEC, MAY_READ, MAY_WRITE, check_access, check_found_by_create, check_link_followed, is_owner_or_capable
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
@@ -146,10 +146,12 @@ def _find_or_create(
         if entry.mounted is not None:
             mount, entry = cross(mount, entry, resolve)
         if not entry.node.is_symlink:
+            check_found_by_create(task, directory.node, entry.node)
             return NamespaceNode(mount, entry), False
         links += 1
         if flags & O_NOFOLLOW or links > MAXSYMLINKS:
             raise Errno(ELOOP)
+        check_link_followed(task, directory.node, entry.node)
         target = entry.node.ops.follow(entry.node, task)
         if target is not None:
             check_magic(target, mount, resolve)

@@ -20,7 +20,7 @@ from polynix.kernelproc.uapi.fcntl import (
 )
 from polynix.kernelproc.uapi.mount import MS_NOSYMFOLLOW
 from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
-from polynix.kernelproc.vfs.permissions import MAY_EXEC, SEARCH_CAPABILITIES, check_access
+from polynix.kernelproc.vfs.permissions import MAY_EXEC, SEARCH_CAPABILITIES, check_access, check_link_followed
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -107,6 +107,8 @@ def walk(
             links += 1
             if links > MAXSYMLINKS or resolve & RESOLVE_NO_SYMLINKS or mount.flags & MS_NOSYMFOLLOW:
                 raise Errno(ELOOP)
+            if not stack:
+                check_link_followed(task, entry.node, node)
             target = node.ops.follow(node, task)
             if target is not None:
                 check_magic(target, mount, resolve)

@@ -6,11 +6,13 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.tunables import Tunables
 from polynix.kernelproc.uapi.capability import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID
 from polynix.kernelproc.uapi.errno import EACCES, EPERM
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.credentials import Credentials
+    from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.fs_node import FsNode
 
 MAY_EXEC: Final = 1
@@ -72,3 +74,37 @@ def mode_without_privileges(credentials: Credentials, node: FsNode) -> int:
     if mode & stat.S_IXGRP or not credentials.in_group(node.gid):
         mode &= ~stat.S_ISGID
     return mode
+
+
+# -- what /proc/sys/fs/protected_* forbids in sticky directories that others may write to -------------------------------------------------
+
+_SHARED: Final = stat.S_ISVTX | stat.S_IWOTH
+
+
+def check_link_followed(task: Task, directory: FsNode, link: FsNode) -> None:
+    """The last symbolic link of a path (may_follow_link). Errors: EACCES when somebody else put it there."""
+    if directory.mode & _SHARED != _SHARED or link.uid in (task.credentials.fsuid, directory.uid):
+        return
+    if task.kernel.expando.get(Tunables).get("fs.protected_symlinks"):
+        raise Errno(EACCES)
+
+
+def check_link_made(task: Task, node: FsNode) -> None:
+    """A hard link to a file of somebody else (may_linkat). Errors: EPERM unless it is a plain file that these credentials may read and write."""
+    if is_owner_or_capable(task.credentials, node) or not task.kernel.expando.get(Tunables).get("fs.protected_hardlinks"):
+        return
+    special = not node.is_regular or node.mode & stat.S_ISUID or node.mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP
+    if special or not may_access(task.credentials, node, MAY_READ | MAY_WRITE):
+        raise Errno(EPERM)
+
+
+def check_found_by_create(task: Task, directory: FsNode, node: FsNode) -> None:
+    """O_CREAT that found a file or fifo of somebody else (may_create_in_sticky). Errors: EACCES."""
+    if not directory.mode & stat.S_ISVTX or node.uid in (directory.uid, task.credentials.fsuid):
+        return
+    kind = stat.S_IFMT(node.mode)
+    if kind not in (stat.S_IFIFO, stat.S_IFREG):
+        return
+    level = task.kernel.expando.get(Tunables).get("fs.protected_fifos" if kind == stat.S_IFIFO else "fs.protected_regular")
+    if level and (directory.mode & stat.S_IWOTH or (directory.mode & stat.S_IWGRP and level >= 2)):
+        raise Errno(EACCES)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.tunables import Tunables
 from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
 from polynix.kernelproc.uapi.errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENXIO, EPERM, EPIPE
 from polynix.kernelproc.uapi.fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, O_ACCMODE, O_DIRECT, O_NONBLOCK, O_RDONLY, O_WRONLY
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 PAGE_SIZE = 4096
 PAGE_MASK = PAGE_SIZE - 1
 DEFAULT_SLOTS = 16
-PIPE_MAX_SIZE = 1 << 20  # /proc/sys/fs/pipe-max-size
 
 IN = POLLIN | POLLRDNORM
 OUT = POLLOUT | POLLWRNORM
@@ -237,7 +237,8 @@ class Pipe:
         if size > 1 << 31:
             raise Errno(EINVAL)
         slots = 1 << max(0, (size - 1) >> 12).bit_length()
-        if slots > self.max_slots and slots * PAGE_SIZE > PIPE_MAX_SIZE and not task.credentials.has_capability(CAP_SYS_RESOURCE):
+        most = task.kernel.expando.get(Tunables).get("fs.pipe-max-size")
+        if slots > self.max_slots and slots * PAGE_SIZE > most and not task.credentials.has_capability(CAP_SYS_RESOURCE):
             raise Errno(EPERM)
         if slots < self.used:
             raise Errno(EBUSY)

@@ -6,6 +6,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_SETFCAP, CAP_SYS_ADMIN
 from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ENODATA, EOPNOTSUPP, EPERM, ERANGE
 from polynix.kernelproc.uapi.xattr import XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.fs_node import FsNode
 
+POSIX_ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.")
 
 
@@ -39,6 +41,9 @@ def _check(task: Task, node: FsNode, name: bytes, write: bool) -> None:
     if namespace == b"system":
         if write and not is_owner_or_capable(credentials, node):
             raise Errno(EPERM)
+        if write and name in POSIX_ACLS:
+            track_stub(f"xattr {name.decode()}")
+            raise Errno(EOPNOTSUPP)  # as a file system that was mounted with noacl
         return
     if not (node.is_regular or node.is_directory):
         raise Errno(EPERM if write else ENODATA)

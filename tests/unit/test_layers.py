@@ -25,7 +25,7 @@ FROM_KERNELPROC = {
 }
 # kernelproc's floors, bottom to top; a file imports only from its own floor and those below. TYPE_CHECKING and deferred imports are free.
 FLOORS = (
-    {"uapi", "errno", "clock", "expando", "track_stub", "spin_policy", "region_layout", "options", "host_check", "host_accounting"}
+    {"uapi", "errno", "clock", "expando", "track_stub", "tunables", "spin_policy", "region_layout", "options", "host_check", "host_accounting"}
     | {"latency_buckets", "hook_rule", "trace_layout"},
     {"engine", "wait_queue", "blocked_call", "kthreads", "fidl_loop"},
     {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power"},

@@ -30,7 +30,9 @@ def fcntl(file: FileObject, command: int, argument: int, privileged: bool = True
             return privileged
 
     class Task:
-        credentials = Credentials()
+        def __init__(self) -> None:
+            self.credentials = Credentials()
+            self.kernel = kernel
 
     result = file.ops.fcntl(file, Task(), command, argument)  # type: ignore[arg-type]
     assert isinstance(result, int)

@@ -1,0 +1,71 @@
+/* Meets every gap that the kernel is known to have, one after the other: each must be counted where it is met. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/openat2.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+static char page[4096];
+
+static void set_sysctl(const char *name, const char *value) {
+    int fd = open(name, O_WRONLY);
+    if (fd < 0 || write(fd, value, 1) != 1) perror(name);
+    close(fd);
+}
+
+int main(void) {
+    int pair[2], one = 1;
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+
+    mount(NULL, "/", NULL, MS_SHARED | MS_REC, NULL);
+    struct open_how how = {.flags = O_RDONLY, .resolve = RESOLVE_CACHED};
+    close(syscall(SYS_openat2, AT_FDCWD, "/", &how, sizeof how));
+    mkdir("/tmp/gap", 0755);
+    mount("gap", "/tmp/gap", "tmpfs", 0, NULL);
+    umount2("/tmp/gap", MNT_EXPIRE);
+    setxattr("/tmp/gap", "system.posix_acl_access", page, 4, 0);
+    send(pair[0], "x", 1, MSG_OOB);
+    setsockopt(pair[0], SOL_SOCKET, SO_PEEK_OFF, &one, sizeof one);
+    syscall(SYS_pidfd_open, getpid(), O_EXCL);
+    struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {1, &allow};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+    prctl(PR_SET_MM, PR_SET_MM_START_BRK, sbrk(0), 0, 0);
+    mmap(NULL, 1 << 21, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    syscall(SYS_pkey_alloc, 0, 0);
+    syscall(SYS_mbind, page, sizeof page, 0, NULL, 0, 0);
+    syscall(SYS_get_mempolicy, NULL, NULL, 0, NULL, 0);
+    syscall(SYS_set_mempolicy, 0, NULL, 0);
+    syscall(SYS_name_to_handle_at, AT_FDCWD, "/", page, &one, 0);
+    syscall(SYS_fsopen, "tmpfs", 0);
+    syscall(SYS_open_tree, AT_FDCWD, "/", 0);
+    syscall(SYS_move_mount, AT_FDCWD, "/", AT_FDCWD, "/tmp/gap", 0);
+    syscall(SYS_ptrace, 0, 0, 0, 0);
+    syscall(SYS_semget, 1, 1, 0);
+    syscall(SYS_shmget, 1, 1, 0);
+    syscall(SYS_msgget, 1, 0);
+    syscall(SYS_mq_open, "gap", O_RDONLY, 0, NULL);
+    syscall(SYS_io_setup, 1, page);
+    syscall(SYS_io_uring_setup, 1, page);
+    syscall(SYS_futex_waitv, page, 1, 0, NULL, 0);
+    syscall(SYS_membarrier, 1 << 6, 0, 0);
+    unshare(CLONE_NEWPID);
+    for (int family = AF_INET; family <= AF_NETLINK; family++)
+        if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK) close(socket(family, SOCK_DGRAM, 0));
+    set_sysctl("/proc/sys/vm/overcommit_memory", "2");
+    set_sysctl("/proc/sys/fs/file-max", "9");
+    return 0;
+}
