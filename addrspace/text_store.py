@@ -4,6 +4,9 @@ A trap costs more than all else of a short call. Most call sites are ``mov $numb
 of the ``mov`` are a jump to a trampoline, which loads the number and the return address and jumps to the stub (``restricted/patched_call.c``). The
 ``syscall`` itself stays where it was and still traps, for whoever jumps to it.
 
+read(2) has number 0, and compilers load that by two bytes, ``xor %eax,%eax``. There is room for a short jump only; it goes to padding behind a nearby
+``ret``, and from there to the trampoline.
+
 A text is copied and patched once per container, into a memfd that is sealed before anyone sees it; every process whose maps show that part of the file gets
 the copy instead, private and without write access. The kernel's own view of the map stays the file, and so does that of whoever reads the guest's memory
 through the kernel; only code that reads its own instructions sees the jumps.
@@ -21,6 +24,7 @@ import os
 import re
 import struct
 from collections.abc import Collection
+from typing import NamedTuple
 
 from polynix.addrspace._restricted import PATCHED_CALL
 from polynix.addrspace._usercopy import MemoryObject
@@ -29,12 +33,19 @@ PAGE_SIZE = 4096
 # From a text to its trampolines, all in reach of a 32-bit jump: for libraries, above what the guest may map; for programs, which lie low, below them.
 ABOVE, BELOW = 0x7000_0000, -0x3F_0000
 TRAMPOLINE_SIZE = 32
+JUMP_SIZE = 5
+READ = 0  # read(2)
 MAX_TEXT = 64 << 20
 MFD_EXEC = 0x10
 F_ADD_SEALS, ALL_SEALS = 1033, 0x0F  # SEAL, SHRINK, GROW, WRITE
 
 _SITE = re.compile(rb"\xb8(..\0\0)\x0f\x05", re.DOTALL)
+# `xor %eax,%eax; syscall` as C libraries have it, with the look at the result (cmp $-4096,%rax; ja) that says that these are instructions.
+_READ_SITE = re.compile(rb"\x31\xc0\x0f\x05(?=\x48\x3d\x00\xf0\xff\xff\x77)")
+# Where that look is followed by `ret` and a long no-op, nobody gets to the no-op.
+_PADDING = re.compile(rb"\x0f\x05\x48\x3d\x00\xf0\xff\xff\x77.\xc3(\x66*\x2e?\x0f\x1f(?:\x44\0\0|\x80\0{4}|\x84\0{5}))", re.DOTALL)
 _JUMP = struct.Struct("<Bi")
+_SHORT_JUMP = struct.Struct("<Bb")
 _TRAMPOLINE = struct.Struct("<BI3si2sQ3s")  # mov $number,%eax; lea behind_the_syscall(%rip),%rcx; movabs $PATCHED_CALL,%r11; jmp *%r11
 _LEA_END = 12  # what the displacement of the `lea` counts from
 # A byte before that could make the `mov` the end of a longer instruction: prefixes, opcodes whose ModRM byte the 0xb8 would be, ModRM bytes whose SIB.
@@ -44,8 +55,17 @@ _DOUBTFUL = frozenset(
 _XOR_SIL = b"\x40\x80\xf6\x81"  # xor $0x81,%sil, before most futex calls of glibc, ends with a doubtful byte and is not
 
 
-def find_sites(text: bytes, patchable: Collection[int]) -> list[tuple[int, int]]:
-    """(offset of the ``mov``, number) of the call sites in ``text`` that may be patched; ``patchable`` are the numbers."""
+class Site(NamedTuple):
+    """A call site: offsets of what loads the number (5 bytes; or 2, then ``stepping_stone`` is where 5 bytes are free) and of its ``syscall``."""
+
+    start: int
+    syscall: int
+    number: int
+    stepping_stone: int | None = None
+
+
+def find_sites(text: bytes, patchable: Collection[int]) -> list[Site]:
+    """The call sites in ``text`` that may be patched; ``patchable`` are the numbers."""
     sites = []
     for match in _SITE.finditer(text):
         offset = match.start()
@@ -54,7 +74,23 @@ def find_sites(text: bytes, patchable: Collection[int]) -> list[tuple[int, int]]
             continue
         if text[offset - 1] in _DOUBTFUL and text[max(offset - 4, 0) : offset] != _XOR_SIL:
             continue
-        sites.append((offset, number))
+        sites.append(Site(offset, offset + 5, number))
+    if READ in patchable:
+        sites += _find_read_sites(text)
+    return sites
+
+
+def _find_read_sites(text: bytes) -> list[Site]:
+    free = [place for padding in _PADDING.finditer(text) for place in range(padding.start(1), padding.end(1) - JUMP_SIZE + 1, JUMP_SIZE)]
+    sites = []
+    for match in _READ_SITE.finditer(text):
+        offset = match.start()
+        if offset == 0 or text[offset - 1] in _DOUBTFUL:
+            continue
+        place = next((place for place in free if -128 <= place - (offset + 2) <= 127), None)
+        if place is not None:
+            free.remove(place)
+            sites.append(Site(offset, offset + 2, READ, place))
     return sites
 
 
@@ -67,7 +103,7 @@ class PatchedText:
     __slots__ = ("displacement", "length", "object", "sites", "start", "trampolines_length")
 
     def __init__(
-        self, memory: MemoryObject, start: int, length: int, displacement: int, sites: list[tuple[int, int]], trampolines_length: int
+        self, memory: MemoryObject, start: int, length: int, displacement: int, sites: list[Site], trampolines_length: int
     ) -> None:
         self.object = memory
         self.start = start
@@ -78,8 +114,8 @@ class PatchedText:
 
     def site_of(self, offset: int) -> tuple[int, int]:
         """For a byte of the trampolines: offset of the call site's ``syscall`` in the text, and the call's number. Errors: IndexError."""
-        offset, number = self.sites[offset // TRAMPOLINE_SIZE]
-        return offset + 5, number
+        site = self.sites[offset // TRAMPOLINE_SIZE]
+        return site.syscall, site.number
 
 
 class TextStore:
@@ -122,14 +158,18 @@ class TextStore:
         return text
 
 
-def _patched(content: bytes, sites: list[tuple[int, int]], displacement: int) -> bytes:
+def _patched(content: bytes, sites: list[Site], displacement: int) -> bytes:
     text = bytearray(content)
     trampolines = bytearray()
-    for offset, number in sites:
+    for site in sites:
         trampoline = displacement + len(trampolines)  # seen from the text's start, where it will be mapped
-        _JUMP.pack_into(text, offset, 0xE9, trampoline - (offset + 5))
-        behind = offset + 7 - (trampoline + _LEA_END)
-        code = _TRAMPOLINE.pack(0xB8, number, b"\x48\x8d\x0d", behind, b"\x49\xbb", PATCHED_CALL, b"\x41\xff\xe3")
+        jump = site.start
+        if site.stepping_stone is not None:
+            jump = site.stepping_stone
+            _SHORT_JUMP.pack_into(text, site.start, 0xEB, jump - (site.start + 2))
+        _JUMP.pack_into(text, jump, 0xE9, trampoline - (jump + JUMP_SIZE))
+        behind = site.syscall + 2 - (trampoline + _LEA_END)
+        code = _TRAMPOLINE.pack(0xB8, site.number, b"\x48\x8d\x0d", behind, b"\x49\xbb", PATCHED_CALL, b"\x41\xff\xe3")
         trampolines += code.ljust(TRAMPOLINE_SIZE, b"\xcc")
     return bytes(text + trampolines)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from polynix.addrspace._restricted import PATCHED_CALL
 from polynix.addrspace._usercopy import MemoryObject
-from polynix.addrspace.text_store import ABOVE, BELOW, TRAMPOLINE_SIZE, TextStore, find_sites
+from polynix.addrspace.text_store import ABOVE, BELOW, TRAMPOLINE_SIZE, Site, TextStore, find_sites
 
 PAGE = 4096
 PATCHABLE = {0, 1, 39, 110, 202, 257}
@@ -52,7 +52,31 @@ def store() -> TextStore:
     ],
 )
 def test_sites(text: bytes, found: list[tuple[int, int]]) -> None:
-    assert find_sites(text, PATCHABLE) == found
+    assert find_sites(text, PATCHABLE) == [Site(offset, offset + 5, number) for offset, number in found]
+
+
+CHECK_RESULT = b"\x48\x3d\x00\xf0\xff\xff\x77\x5b"  # cmp $-4096,%rax; ja
+READ_CALL = b"\x31\xc0\x0f\x05" + CHECK_RESULT
+NOP_10 = b"\x66\x2e\x0f\x1f\x84\0\0\0\0\0"
+NOP_4 = b"\x0f\x1f\x40\0"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"\x90" + READ_CALL + b"\xc3" + NOP_10, [(1, 14)]),
+        (b"\x90" + READ_CALL + b"\xc3" + NOP_10 + READ_CALL + b"\xc3\x90", [(1, 14), (24, 19)]),  # two in one padding
+        (b"\x90" + READ_CALL + b"\xc3" + NOP_10 + READ_CALL * 2, [(1, 14), (24, 19)]),  # and no third
+        (b"\x90" + READ_CALL + b"\xc3" + NOP_4 + b"\x90" * 8, []),  # too small
+        (b"\x90" + READ_CALL + b"\x90" + NOP_10, []),  # somebody gets there
+        (b"\x90\x31\xc0\x0f\x05\xc3" + NOP_10, []),  # unknown surroundings
+        (b"\x48" + READ_CALL + b"\xc3" + NOP_10, []),  # xor %rax,%rax
+        (b"\x90\x0f\x05" + CHECK_RESULT + b"\xc3" + NOP_10 + b"\x90" * 200 + READ_CALL, []),  # too far
+    ],
+)
+def test_sites_of_read(text: bytes, found: list[tuple[int, int]]) -> None:
+    assert find_sites(text, PATCHABLE) == [Site(offset, offset + 2, 0, stone) for offset, stone in found]
+    assert find_sites(text, PATCHABLE - {0}) == []
 
 
 def disassembled(path: str) -> Iterator[tuple[int, str]]:
@@ -73,8 +97,11 @@ def test_sites_of_the_c_library_are_instructions() -> None:
     following = {address: (instruction, instructions[index + 1]) for index, (address, instruction) in enumerate(instructions[:-1])}
     sites = find_sites(program.read_bytes(), set(range(600)))
     assert len(sites) > 10
-    for offset, number in sites:  # its text lies at the offsets of the file
-        assert following[offset] == (f"mov    ${number:#x},%eax", (offset + 5, "syscall"))
+    for site in sites:  # its text lies at the offsets of the file
+        load = f"mov    ${site.number:#x},%eax" if site.stepping_stone is None else "xor    %eax,%eax"
+        assert following[site.start] == (load, (site.syscall, "syscall"))
+        if site.stepping_stone is not None:
+            assert not any(site.stepping_stone <= address < site.stepping_stone + 5 and "nop" not in text for address, (text, _) in following.items())
 
 
 @pytest.mark.parametrize("displacement", [ABOVE, BELOW])
@@ -101,6 +128,21 @@ def test_patched_text(store: TextStore, displacement: int) -> None:
         assert displacement + trampoline + 12 + behind == offset + 7
     with pytest.raises(IndexError):
         text.site_of(3 * TRAMPOLINE_SIZE)
+
+
+def test_patched_read(store: TextStore) -> None:
+    code = (b"\x90" + READ_CALL + b"\xc3" + NOP_10).ljust(PAGE, b"\x90")
+    text = store.add(memory_of(code), 0, PAGE, ABOVE)
+    assert text is not None
+    copy = text.object.read(0, 2 * PAGE)
+    assert {index for index in range(PAGE) if copy[index] != code[index]} == {1, 2, *range(14, 19)}
+    opcode, short = struct.unpack_from("<Bb", copy, 1)
+    assert opcode == 0xEB and 3 + short == 14
+    opcode, distance = struct.unpack_from("<Bi", copy, 14)
+    assert opcode == 0xE9 and 19 + distance == ABOVE
+    assert text.site_of(0) == (3, 0)
+    (behind,) = struct.unpack_from("<i", copy, PAGE + 8)
+    assert ABOVE + 12 + behind == 5
 
 
 def test_nobody_can_change_it(store: TextStore) -> None:
