@@ -102,5 +102,6 @@ class Kernel:
         for other in list(self.pids.thread_groups.values()):
             if other is not group and not other.exited and not other.is_kernel:
                 begin_group_exit(other, 9)
+        self.power.wake_up()  # nobody is left to do that
         for callback in self.on_init_exit:
             callback(group)

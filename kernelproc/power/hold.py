@@ -71,6 +71,7 @@ class Holds:
         self.kernel = kernel
         self.reasons: list[Hold] = []
         self.changed = WaitQueue()  # a hold may be complete, or over
+        self._handle_exit: Callable[[Slot], None] = kernel.engine.handle_exit  # what is done with exits that are not kept
         self._exits: dict[Slot, Task] = {}  # kept unhandled, oldest first
         self._kept: dict[Task, None] = {}  # not resumed, oldest first
         self._stopped: set[Stub] = set()  # by the host
@@ -85,9 +86,11 @@ class Holds:
     def hold(self, groups: Iterable[ThreadGroup] | None = None) -> Hold:
         """Begin to hold ``groups`` (None: all); ``await hold.complete()`` then waits for their threads to come out."""
         hold = Hold(self, groups)
+        if not self.reasons:
+            self._handle_exit = self.kernel.engine.handle_exit
+            self.kernel.engine.handle_exit = self.handle_exit
+            self.kernel.loop.keep_back = self.keep_back
         self.reasons.append(hold)
-        self.kernel.engine.handle_exit = self.handle_exit
-        self.kernel.loop.keep_back = self.keep_back
         self._unsettle()
         return hold
 
@@ -97,7 +100,7 @@ class Holds:
         self.reasons.remove(hold)
         loop, engine = self.kernel.loop, self.kernel.engine
         if not self.reasons:
-            engine.handle_exit = loop.handle_exit
+            engine.handle_exit = self._handle_exit
             loop.keep_back = None
         for stub in [stub for stub in self._stopped if not self._covers_stub(stub)]:
             self._stopped.discard(stub)
@@ -109,7 +112,10 @@ class Holds:
         for slot, task in [(slot, task) for slot, task in self._exits.items() if not self.covers(task.group)]:
             del self._exits[slot]
             if slot.task is task and slot.held:
-                loop.handle_exit(slot)
+                if task.group.exit_code is not None:
+                    loop.return_to_user(task, None)  # killed meanwhile: its system call is not begun
+                else:
+                    self._handle_exit(slot)
         self.changed.notify()
 
     def covers(self, group: ThreadGroup) -> bool:
@@ -131,7 +137,7 @@ class Holds:
             or task.exit_pending is not None
             or not self.covers(task.group)
         ):
-            self.kernel.loop.handle_exit(slot)
+            self._handle_exit(slot)
         else:
             self._exits[slot] = task
         if not self.settled:

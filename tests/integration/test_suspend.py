@@ -203,16 +203,40 @@ def test_killing_the_command_line_of_a_sleeping_container(audit: Audit) -> None:
     process.wait(10)
 
 
+WHEN_TOLD = "while [ ! -e /mnt/go ]; do sleep 0.05; done;"
+
+
+def put_to_sleep(world: Held) -> int:
+    """Let the guest do it, and see that it has; returns the first counter."""
+    (world.directory / "go").touch()
+    before = -1
+    while before != world.words[0]:
+        before = world.words[0]
+        time.sleep(0.3)
+    return before
+
+
 def test_the_writer_killed_while_asleep_lets_the_others_go_on(audit: Audit) -> None:
     counting = build("progress")
-    script = f"{counting} /mnt/counters 1 1 & python3 -c 'open(\"/sys/power/state\", \"wb\", 0).write(b\"mem\")'; wait"
+    script = f"{counting} /mnt/counters 1 1 & {WHEN_TOLD} python3 -c 'open(\"/sys/power/state\", \"wb\", 0).write(b\"mem\")'; wait"
     world = Held(audit, ["sh", "-c", script])
     try:
         world.wait_for_progress(1)
-        while (before := world.words[0]) != (time.sleep(0.3), world.words[0])[1]:
-            pass  # not asleep yet
+        before = put_to_sleep(world)
         world.ask("kill", pid=world.ask("tasks")["programs"]["python3"])
         world.wait_for_progress(1, [before])
+    finally:
+        world.close()
+
+
+def test_a_sleeping_container_ends_with_its_init(audit: Audit) -> None:
+    world = Held(audit, ["sh", "-c", f"{build('progress')} /mnt/counters 3 1 & {WHEN_TOLD} echo mem > /sys/power/state; wait"])
+    try:
+        world.wait_for_progress(3)
+        before = put_to_sleep(world)
+        world.ask("kill", pid=1)
+        assert world.process.wait(20) == 137
+        assert world.words[0] == before
     finally:
         world.close()
 

@@ -16,6 +16,7 @@ static void *count(void *argument) {
         __atomic_fetch_add(word, 1, __ATOMIC_RELAXED);
         if (calls && round % calls == 0) getppid();
     }
+    return 0;
 }
 
 int main(int argc, char **argv) {
