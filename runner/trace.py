@@ -1,10 +1,13 @@
 """Trace events: durations and instants of a category, sent to whoever listens.
 
-Names follow Starnix's (category ``power``). Without a listener an event costs one comparison.
+Names follow Starnix's (category ``power``). Without a listener an event costs one comparison. ``polynix trace`` names a file in the environment, to which every
+process of the runner then appends its events.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -37,6 +40,39 @@ def trace_instant(category: str, event: str, name: str) -> None:
     """Something happened."""
     if _tracer.listener is not None:
         _tracer.listener(TraceEvent(category, event, name, time.monotonic_ns(), None))
+
+
+LOG_VARIABLE = "POLYNIX_TRACE_LOG"
+LOG_MAX = 64 << 20  # bytes of the log; what comes later is left out
+
+
+def log_to(path: str) -> None:
+    """Append every event to a file as a line of JSON, whole lines even when several processes write."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    except OSError:
+        return  # whoever wanted it is gone
+
+    def append(event: TraceEvent) -> None:
+        if os.fstat(fd).st_size < LOG_MAX:
+            os.write(fd, json.dumps(event).encode() + b"\n")
+
+    set_listener(append)
+
+
+def read_log(fd: int) -> list[TraceEvent]:
+    """What :func:`log_to` wrote; a line that a dying process left unfinished is skipped."""
+    events = []
+    for line in os.pread(fd, os.fstat(fd).st_size, 0).splitlines():
+        try:
+            events.append(TraceEvent(*json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return events
+
+
+if LOG_VARIABLE in os.environ:
+    log_to(os.environ[LOG_VARIABLE])
 
 
 class trace_duration:

@@ -1,0 +1,233 @@
+"""Writes what happens in a kernel into a trace ring."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from polynix.addrspace._usercopy import Fault
+from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.hooks.call import shape_of
+from polynix.kernelproc.observer import SyscallObserver
+from polynix.kernelproc.region_layout import TaskWord
+from polynix.kernelproc.syscalls import table
+from polynix.kernelproc.task.task import Task
+from polynix.kernelproc.trace_layout import (
+    CONTINUED_SIZE,
+    EVENTS_OFFSET,
+    HEADER,
+    HEADER_SIZE,
+    MAGIC,
+    NAME_SLOTS,
+    NO_RESULT,
+    SLOT_SIZE,
+    TEXT_OFFSET,
+    TEXT_SIZE,
+    VERSION,
+    Kind,
+    map_ring,
+)
+from polynix.kernelproc.uapi.errno import EFAULT
+
+if TYPE_CHECKING:
+    import struct
+
+    from polynix.addrspace._usercopy import UserAddress
+    from polynix.kernelproc.kernel import Kernel
+    from polynix.kernelproc.signals.siginfo import SigInfo
+
+_OTHER_ARGUMENTS = 6  # of calls whose signature polynix does not know
+
+# The entry of a traced call, made for its number of arguments: on this path every field that is stored costs.
+_ENTRY = """
+def entry(task, a0, a1, a2, a3, a4, a5):
+    tracer.text = b""
+    started = now()
+    try:
+        result = call(task, a0, a1, a2, a3, a4, a5)
+    except Errno as error:
+        result = -error.errno
+    except Fault:
+        result = {fault}
+    if type(result) is int:
+        {store}
+        return result
+    return tracer.other(task, number, started, result, (a0, a1, a2, a3, a4, a5))
+"""
+_PLAIN = "pack(ring, first + (next(slots) & mask), started, now(), task.tid, number, {kind}, 0, result{arguments})"
+_WITH_PATH = "tracer.store(pack, {kind}, task.tid, number, started, result{arguments})"
+
+
+class Tracer(SyscallObserver):
+    """One trace, into the ring at ``path``. ``numbers`` are the calls to trace; None: all. Errors: OSError, ValueError."""
+
+    def __init__(self, kernel: Kernel, path: str, numbers: frozenset[int] | None = None) -> None:
+        self.kernel = kernel
+        self.ring, slots = map_ring(path)
+        self.slots = slots
+        self.mask = slots * SLOT_SIZE - 1
+        self.counter = itertools.count(0, SLOT_SIZE)
+        self.now = time.monotonic_ns
+        self._names = itertools.count()
+        self.text = b""  # the paths that the call in progress has read
+        self._struct = _structs()
+        self._pack_text = self._struct[-1].pack_into
+        self._end = self._struct[0].pack_into
+        for number, entry in enumerate(table.entries):
+            if entry is not None and (numbers is None or number in numbers):
+                table.entries[number] = self._traced_at_first_use(number, entry)
+        self._wrap_neighbours()
+
+    # -- writing --------------------------------------------------------------------------------------------------------------------------
+
+    def place(self) -> int:
+        """Where the next slot lies."""
+        return EVENTS_OFFSET + (next(self.counter) & self.mask)
+
+    def store(self, pack: Callable[..., None], kind: int, tid: int, number: int, started: int, result: int, *arguments: int) -> None:
+        """A slot with text, and as many more as the text needs."""
+        text = self.text
+        length = len(text)
+        ended = self.now()
+        place = EVENTS_OFFSET + (next(self.counter) & self.mask)
+        pack(self.ring, place, started, ended, tid, number, kind, length if length < 255 else 255, result, *arguments)
+        if length:
+            start = place + TEXT_OFFSET
+            if length <= TEXT_SIZE:
+                self.ring[start : start + length] = text
+                return
+            self.ring[start : start + TEXT_SIZE] = text[:TEXT_SIZE]
+            for begin in range(TEXT_SIZE, len(text), CONTINUED_SIZE):
+                piece = text[begin : begin + CONTINUED_SIZE]
+                self._pack_text(self.ring, self.place(), ended, ended, tid, number, Kind.TEXT, len(piece), piece)
+
+    def note(self, kind: Kind, tid: int, number: int = 0, result: int = 0, arguments: tuple[int, ...] = ()) -> None:
+        """Something that is no system call."""
+        now = self.now()
+        self._struct[len(arguments)].pack_into(self.ring, self.place(), now, now, tid, number, kind, 0, result, *arguments)
+
+    def name(self, tid: int, pid: int, name: bytes) -> None:
+        """Who a thread is from now on."""
+        now = self.now()
+        place = HEADER_SIZE + next(self._names) % NAME_SLOTS * SLOT_SIZE
+        self._struct[1].pack_into(self.ring, place, now, now, tid, 0, Kind.NAME, len(name), 0, pid)
+        self.ring[place + TEXT_OFFSET : place + TEXT_OFFSET + len(name)] = name
+
+    # -- system calls ---------------------------------------------------------------------------------------------------------------------
+
+    def _traced_at_first_use(self, number: int, call: table.Entry) -> table.Entry:
+        """As the table's own: few programs use more than a quarter of it."""
+
+        def entry(*arguments: Any) -> Any:
+            table.entries[number] = call
+            compiled = table.compiled(number)
+            assert compiled is not None
+            traced = table.entries[number] = self._traced(number, compiled)
+            return traced(*arguments)
+
+        return entry
+
+    def _traced(self, number: int, call: table.Entry) -> table.Entry:
+        shape = shape_of(table.names.get(number, str(number)))
+        count = len(shape.names) if table.names.get(number) in table.functions else _OTHER_ARGUMENTS
+        arguments = "".join(f", a{index}" for index in range(count))
+        store = (_WITH_PATH if shape.paths else _PLAIN).format(kind=int(Kind.CALL), arguments=arguments)
+        source = _ENTRY.format(store=store, fault=-EFAULT)
+        if not shape.paths:
+            source = source.replace('    tracer.text = b""\n', "")
+        scope: dict[str, Any] = {
+            "tracer": self, "call": call, "number": number, "now": self.now, "pack": self._struct[count].pack_into, "ring": self.ring,
+            "first": EVENTS_OFFSET, "slots": self.counter, "mask": self.mask, "Errno": Errno, "Fault": Fault,
+        }  # fmt: skip
+        exec(source, scope)
+        entry: table.Entry = scope["entry"]
+        return entry
+
+    def other(self, task: Task, number: int, started: int, result: Any, arguments: tuple[int, ...]) -> Any:
+        """A call that blocks, or does not return in the usual way."""
+        blocks = isinstance(result, Awaitable)
+        self.store(self._struct[6].pack_into, Kind.BEGIN if blocks else Kind.CALL, task.tid, number, started, NO_RESULT, *arguments)
+        return self._blocked(task, number, result) if blocks else result
+
+    async def _blocked(self, task: Task, number: int, call: Awaitable[Any]) -> Any:
+        result: Any = None
+        try:
+            result = await call
+            return result
+        except Errno as error:
+            result = -error.errno
+            raise
+        except Fault:
+            result = -EFAULT
+            raise
+        finally:
+            now = self.now()
+            self._end(self.ring, self.place(), now, now, task.tid, number, Kind.END, 0, result if type(result) is int else NO_RESULT)
+
+    # -- what lies beside -----------------------------------------------------------------------------------------------------------------
+
+    def _wrap_neighbours(self) -> None:
+        kernel = self.kernel
+        kernel.task_observers.append(self)
+        engine, loop, region = kernel.engine, kernel.loop, kernel.region
+        wake, handle_page_fault, read_path = engine.wake, loop.handle_page_fault, Task.read_path
+
+        def traced_wake(routine: Any, value: Any = None) -> bool:
+            if not wake(routine, value):
+                return False
+            waker = engine.current.owner if engine.current is not None else loop.current
+            if waker is not None and routine.owner is not None and waker is not routine.owner:
+                self.note(Kind.WAKE, waker.tid, arguments=(routine.owner.tid,))
+            return True
+
+        def traced_page_fault(task: Task, address: int, error: int) -> bool:
+            self.note(Kind.FAULT, task.tid, arguments=(address, error))
+            return handle_page_fault(task, address, error)
+
+        def traced_read_path(task: Task, address: UserAddress) -> bytes:
+            path = read_path(task, address)
+            self.text = self.text + b"\0" + path if self.text else path
+            return path
+
+        engine.wake = traced_wake  # type: ignore[method-assign]
+        loop.handle_page_fault = traced_page_fault  # type: ignore[method-assign]
+        Task.read_path = traced_read_path  # type: ignore[method-assign,assignment]
+        if region is not None:
+            add_task, set_comm = region.add_task, region.set_comm
+
+            def traced_add(task: Task) -> memoryview[int]:
+                row = add_task(task)
+                self.name(task.tid, task.group.pid, task.comm[:15])
+                return row
+
+            def traced_name(row: memoryview[int], comm: bytes) -> None:
+                set_comm(row, comm)
+                if row[TaskWord.TID]:
+                    self.name(row[TaskWord.TID], row[TaskWord.PID], comm[:15])
+
+            region.add_task = traced_add  # type: ignore[method-assign]
+            region.set_comm = traced_name  # type: ignore[method-assign]
+
+    # An observer of tasks.
+
+    def signal(self, task: Task, info: SigInfo) -> None:
+        self.note(Kind.SIGNAL, task.tid, info.signo)
+
+    def exited(self, task: Task, status: int) -> None:
+        self.note(Kind.EXIT, task.tid, result=status)
+
+    def close(self) -> None:
+        """Say how much there was."""
+        written = next(self.counter) // SLOT_SIZE
+        HEADER.pack_into(self.ring, 0, MAGIC, VERSION, self.slots, written)
+
+
+def _structs() -> dict[int, struct.Struct]:
+    """Slots with 0 to 6 arguments, and, as -1, one of text. Shorter ones leave what the slot held before: the reader knows how many arguments there are."""
+    import struct
+
+    found = {count: struct.Struct(f"<QQIHBBq{count}Q") for count in range(7)}
+    found[-1] = struct.Struct(f"<QQIHBB{CONTINUED_SIZE}s")
+    return found

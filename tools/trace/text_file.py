@@ -1,0 +1,32 @@
+"""Writes events as text, one line each: time in seconds, thread, what happened; for grep."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+from polynix.kernelproc.strace import names
+from polynix.kernelproc.trace_layout import Kind
+from polynix.tools.trace.reader import Event, TraceReader, line_of
+
+if TYPE_CHECKING:
+    from polynix.tools.trace.reader import Thread
+
+
+def write_text(reader: TraceReader, file: IO[bytes]) -> None:
+    """All events, in the order of their ends. Errors: OSError of the file."""
+    for event in reader.events():
+        file.write(text_line(event, reader.threads.get(event.tid)).encode(errors="backslashreplace") + b"\n")
+
+
+def text_line(event: Event, thread: Thread | None) -> str:
+    """``13806.123456 [17 cat] read(0, 0x7f…, 4096) = 3 <0.000017>``"""
+    head = f"{event.start_ns / 1e9:.6f} [{event.tid} {thread.name if thread is not None else '?'}] "
+    if event.kind == Kind.CALL:
+        return head + line_of(event) + (f" <{(event.end_ns - event.start_ns) / 1e9:.6f}>" if event.end_ns is not None else " <unfinished>")
+    if event.kind == Kind.SIGNAL:
+        return head + f"--- {names.signal_name(event.number)} ---"
+    if event.kind == Kind.WAKE:
+        return head + f"wakes {event.arguments[0]}"
+    if event.kind == Kind.FAULT:
+        return head + f"page fault at {event.arguments[0]:#x}"
+    return head + f"+++ exited with status {event.result} +++"
