@@ -7,7 +7,7 @@ memory; absent ones are mapped nowhere, in no stub and in no UserMap, so that wh
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from polynix.addrspace._usercopy import MemoryObject
 
@@ -17,14 +17,17 @@ PAGE_SIZE = 4096
 class PagedMemory(MemoryObject):
     """The content of one file, read-only. ``fd`` is the pages' descriptor, ``presence_fd`` the table's (the caller's to close).
 
-    ``supply(start, end)`` makes the chunks of a range of offsets present, and blocks meanwhile; it may be called from any thread. Errors: OSError.
+    ``supply(start, end)`` makes the chunks of a range of offsets present, and blocks meanwhile; ``supply_later`` is awaited for the same. Errors: OSError.
     """
 
-    def __init__(self, fd: int, presence_fd: int, size: int, chunk_size: int, supply: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, fd: int, presence_fd: int, size: int, chunk_size: int, supply: Callable[[int, int], None], supply_later: Callable[[int, int], Awaitable[None]]
+    ) -> None:
         super().__init__(fd, False)
         self.end = -(-size // PAGE_SIZE) * PAGE_SIZE
         self.chunk_size = chunk_size
         self.supply = supply
+        self.supply_later = supply_later
         self._presence = mmap.mmap(presence_fd, max(1, -(-size // chunk_size)), mmap.MAP_SHARED, mmap.PROT_READ)
 
     def is_present(self, offset: int) -> bool:
@@ -51,6 +54,11 @@ class PagedMemory(MemoryObject):
         """Make all of [start, end) present that lies within the file. Errors: OSError."""
         for low, high in self.absent(start, end):
             self.supply(low, high)
+
+    async def require_later(self, start: int, end: int) -> None:
+        """The same, awaited. Errors: OSError."""
+        for low, high in self.absent(start, end):
+            await self.supply_later(low, high)
 
     def absent(self, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of [start, end) within the file that are not present."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, overload
 
 from polynix.ipc.bindings import FidlProtocol, Method, MethodKind, method_of
 from polynix.ipc.client import PendingCalls
+from polynix.ipc.fidl import FidlError
 from polynix.ipc.objects import Channel, Signals, Status, ZxStatus
 from polynix.ipc.server import MAX_REQUESTS, ServerEnd
 from polynix.kernelproc.engine import Engine, Routine, park
@@ -135,10 +136,10 @@ class EngineClient:
         self._calls.send(method_of(self.protocol, method), request, None)
 
     @overload
-    async def call(self, method: Callable[[P, Payload], Awaitable[Reply]], request: Payload) -> Reply: ...
+    async def call(self, method: Callable[[P, Payload], Awaitable[Reply]], request: Payload, *, interruptible: bool = True) -> Reply: ...
     @overload
-    async def call(self, method: Callable[[P], Awaitable[Reply]]) -> Reply: ...
-    async def call(self, method: Any, request: Any = None) -> Any:
+    async def call(self, method: Callable[[P], Awaitable[Reply]], *, interruptible: bool = True) -> Reply: ...
+    async def call(self, method: Any, request: Any = None, *, interruptible: bool = True) -> Any:
         """Call, and park until the reply. Errors: MethodError, UnknownMethodError, EncodeError, DecodeError, ZxStatus; Interrupted, and the reply is
         dropped.
         """
@@ -154,12 +155,38 @@ class EngineClient:
         self._calls.send(method_of(self.protocol, method), request, finish)
         try:
             while not outcome:
-                await park(True)
+                await park(interruptible)
         finally:
             gone = True
         reply, error = outcome[0]
         if error is not None:
             raise error
+        return reply
+
+    def call_now(self, method: Any, request: Any, wait: Callable[[], None]) -> Any:
+        """Call from the loop itself, where nothing else can run until the reply is there; ``wait`` blocks until something may have come.
+        Errors: those of :meth:`call`, and of ``wait``.
+        """
+        outcome: list[tuple[Any, Exception | None]] = []
+
+        def finish(reply: Any, error: Exception | None) -> bool:
+            outcome.append((reply, error))
+            return True
+
+        self._calls.send(method_of(self.protocol, method), request, finish)
+        while not outcome:
+            try:
+                self._receive(*self._calls.channel.read())
+            except ZxStatus as error:
+                if error.status == Status.SHOULD_WAIT:
+                    wait()
+                else:
+                    self._calls.end(error)
+            except FidlError as error:
+                self._calls.end(error)
+        reply, failure = outcome[0]
+        if failure is not None:
+            raise failure
         return reply
 
     def close(self) -> None:

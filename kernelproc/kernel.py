@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from polynix.ipc.signals import Signals
 from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.power.hold import Holds
 from polynix.kernelproc.power.manager import PowerManager
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PATIENCE_NS = 60_000_000_000  # for one answer that the loop must have
+
 
 class UtsNamespace:
     """Host and domain name."""
@@ -43,6 +47,11 @@ class UtsNamespace:
 
 def _no_pager(backing: Vmo, block_size: int) -> Channel:
     raise NotImplementedError("this kernel was started without a pager")
+
+
+def _wait_in_place(channel: Channel) -> None:
+    """For a channel whose messages another thread brings."""
+    channel.wait(Signals.CHANNEL_READABLE | Signals.CHANNEL_PEER_CLOSED, time.monotonic_ns() + PATIENCE_NS)
 
 
 class Kernel:
@@ -74,6 +83,7 @@ class Kernel:
         self.cpus = frozenset(os.sched_getaffinity(0))
         self.region: SharedRegion | None = None
         self.create_pager: Callable[[Vmo, int], Channel] = _no_pager  # (memory that holds an image, its block size) -> the client's end of a Pager
+        self.wait_for_message: Callable[[Channel], None] = _wait_in_place  # block the loop until the channel may have something to read
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
 
     @property

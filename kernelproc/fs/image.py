@@ -147,14 +147,13 @@ class ImageFile(ImageNode):
         return ask(self.image.pages.memory_of, self.inode)
 
     def create_file_ops(self, node: FsNode, task: Task, flags: int) -> FileOps:
-        return ImageFileOps(self.image, self.memory())
+        return ImageFileOps(self.memory())
 
 
 class ImageFileOps(FileOps):
     """An open file."""
 
-    def __init__(self, image: ImageFs, memory: PagedMemory) -> None:
-        self.image = image
+    def __init__(self, memory: PagedMemory) -> None:
         self.memory = memory
 
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> Result:
@@ -170,7 +169,6 @@ class ImageFileOps(FileOps):
 
     def _page_in_and_read(self, offset: int, count: int, out: OutputBuffer) -> Awaitable[int]:
         memory = self.memory
-        run_in_thread = self.image.kernel.kthreads.run_in_thread
 
         async def read() -> int:
             done = 0
@@ -178,7 +176,7 @@ class ImageFileOps(FileOps):
                 start = offset + done
                 end = min(offset + count, (start // memory.chunk_size + 1) * memory.chunk_size)
                 try:
-                    await run_in_thread(memory.require, start, end)
+                    await memory.require_later(start, end)
                 except OSError:
                     return done or -EIO
                 stored = out.write_from_fd(memory.fd, start, end - start)
@@ -229,7 +227,7 @@ def new_image(kernel: Kernel, path: bytes) -> FileSystem:
     reader = open_reader(path)
     # The pager reads blocks of what is stored plain, or takes compressed blocks whole.
     backing = Vmo.of_file(os.dup(reader.fd), reader.size)
-    ops = ImageFs(kernel, reader, ImagePages(reader, kernel.create_pager(backing, reader.block_size)))
+    ops = ImageFs(kernel, reader, ImagePages(kernel, reader, kernel.create_pager(backing, reader.block_size)))
     fs = ops.fs = FileSystem(ops, path, read_only=True)
     try:
         fs.root = ops.node(reader.root_reference)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from polynix.addrspace.paged_memory import PagedMemory
 from polynix.ipc.bindings import MethodError
-from polynix.ipc.client import BlockingClient
 from polynix.ipc.fidl import FidlError
-from polynix.ipc.objects import Channel, ZxStatus
+from polynix.ipc.objects import Channel, Vmo, ZxStatus
 from polynix.ipc.protocols.pager import (
     CHUNK_SIZE,
     MAX_EXTENTS,
@@ -21,22 +19,24 @@ from polynix.ipc.protocols.pager import (
     PagerPageInRequest,
     PagerRegisterFileRequest,
 )
+from polynix.kernelproc.fidl_loop import EngineClient
 from polynix.kernelproc.uapi.errno import EIO
 
 if TYPE_CHECKING:
     from polynix.ipc.protocols.pager import PagerRegisterFileResponse
     from polynix.kernelproc.fs.image_format import ImageInode, ImageReader
+    from polynix.kernelproc.kernel import Kernel
 
 OPEN_FILES_MAX: Final = 256  # closed files whose pages are kept for the next open
-PATIENCE_NS: Final = 60_000_000_000  # for one answer of the pager
 
 
 class ImagePages:
-    """All files of one image. May be used from any thread, apart from :meth:`memory_of`."""
+    """All files of one image."""
 
-    def __init__(self, reader: ImageReader, channel: Channel) -> None:
+    def __init__(self, kernel: Kernel, reader: ImageReader, channel: Channel) -> None:
         self.reader = reader
-        self.client = BlockingClient(Pager, channel)
+        self.client = EngineClient(kernel.engine, Pager, channel)
+        self._wait = lambda: kernel.wait_for_message(channel)
         self._memories: weakref.WeakValueDictionary[int, PagedMemory] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[int, PagedMemory] = OrderedDict()
 
@@ -60,26 +60,43 @@ class ImagePages:
         parts: list[dict[str, Any]] = [{field: places[start : start + MAX_EXTENTS]} for start in range(0, max(1, len(places)), MAX_EXTENTS)]
         name = f"{reader.name.decode()}!{number}"
         request = PagerRegisterFileRequest(name=name, inode_num=number, size=size, compression=compression, **parts[0])
+        reply: PagerRegisterFileResponse = self._call(Pager.register_file, request)
+        vmo, presence = reply.vmo, reply.presence
+        if vmo is None or presence is None:
+            raise OSError(EIO, "the pager gave no memory")
         try:
-            reply: PagerRegisterFileResponse = self.client.call(Pager.register_file, request, deadline_ns=_deadline())
-            vmo, presence = reply.vmo, reply.presence
-            if vmo is None or presence is None:
-                raise OSError(EIO, "the pager gave no memory")
             for part in parts[1:]:
-                self.client.call(Pager.add_extents, PagerAddExtentsRequest(inode_num=number, **part), deadline_ns=_deadline())
-            # What stubs map must not let them write: it is reopened for reading only.
-            fd = os.open(f"/proc/self/fd/{vmo.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
-        except (MethodError, ZxStatus, FidlError) as error:
-            raise OSError(EIO, str(error)) from error
-        memory = PagedMemory(fd, presence.fileno(), size, CHUNK_SIZE, lambda start, end: self.page_in(number, start, end))
-        presence.close()
+                self._call(Pager.add_extents, PagerAddExtentsRequest(inode_num=number, **part))
+            return self._memory(number, size, vmo, presence)
+        except OSError:
+            vmo.close()
+            raise
+        finally:
+            presence.close()
+
+    def _memory(self, number: int, size: int, vmo: Vmo, presence: Vmo) -> PagedMemory:
+        def request(start: int, end: int) -> PagerPageInRequest:
+            return PagerPageInRequest(inode_num=number, offset=start, length=end - start)
+
+        def page_in(start: int, end: int) -> None:
+            self._call(Pager.page_in, request(start, end))
+
+        async def page_in_later(start: int, end: int) -> None:
+            try:
+                await self.client.call(Pager.page_in, request(start, end), interruptible=False)
+            except (MethodError, ZxStatus, FidlError) as error:
+                raise OSError(EIO, str(error)) from error
+
+        # What stubs map must not let them write: it is reopened for reading only.
+        fd = os.open(f"/proc/self/fd/{vmo.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        memory = PagedMemory(fd, presence.fileno(), size, CHUNK_SIZE, page_in, page_in_later)
         weakref.finalize(memory, vmo.close)  # the pager forgets the file then
         return memory
 
-    def page_in(self, number: int, start: int, end: int) -> None:
-        """Make a range of a registered file present. Errors: OSError EIO."""
+    def _call(self, method: Any, request: Any) -> Any:
+        """Call the pager, and let nothing else run until it answers. Errors: OSError EIO."""
         try:
-            self.client.call(Pager.page_in, PagerPageInRequest(inode_num=number, offset=start, length=end - start), deadline_ns=_deadline())
+            return self.client.call_now(method, request, self._wait)
         except (MethodError, ZxStatus, FidlError) as error:
             raise OSError(EIO, str(error)) from error
 
@@ -87,7 +104,3 @@ class ImagePages:
         """Give up all memory that nobody maps, and the pager."""
         self._recent.clear()
         self.client.close()
-
-
-def _deadline() -> int:
-    return time.monotonic_ns() + PATIENCE_NS

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
-from polynix.addrspace.paged_memory import require
+from polynix.addrspace.paged_memory import PagedMemory, require
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.host_call import call
 from polynix.kernelproc.fs.tmpfs_file import INLINE_MAX, TmpfsFile, TmpfsFileOps, TmpfsNode, new_memory_object
+from polynix.kernelproc.uapi.errno import EIO
 from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_RDONLY, O_TRUNC
 from polynix.kernelproc.vfs.ops import FileOps, Result
 
@@ -113,7 +114,12 @@ class OverlayFile(OverlayNode, TmpfsFile):
         content: MemoryObject = self.lower.ops.memory()  # type: ignore[union-attr]
         size = min(node.size, content.size())
         memory = new_memory_object(self.overlay.kernel, size)
-        await self.overlay.kernel.kthreads.run_in_thread(_copy, memory, content, size)
+        if isinstance(content, PagedMemory):
+            try:
+                await content.require_later(0, size)
+            except OSError as error:
+                raise Errno(error.errno or EIO) from None
+        await self.overlay.kernel.kthreads.run_in_thread(call, memory.copy_from, content, 0, 0, size)
         if self.lower is not None:  # nobody was faster
             self._load_xattrs()
             node.size = size
@@ -136,7 +142,8 @@ class OverlayFile(OverlayNode, TmpfsFile):
             else:
                 size = min(length, content.size())
                 memory = new_memory_object(self.overlay.kernel, size)
-                _copy(memory, content, size)
+                call(require, content, 0, size)
+                call(memory.copy_from, content, 0, 0, size)
                 node.size = size
         if length == 0:
             node.size = 0
@@ -182,8 +189,3 @@ class OverlayFileOps(TmpfsFileOps):
         if self.content.lower is not None:
             return self.below.get_memory(file, task, length, offset, protection, shared)
         return super().get_memory(file, task, length, offset, protection, shared)
-
-
-def _copy(memory: MemoryObject, content: MemoryObject, size: int) -> None:
-    call(require, content, 0, size)
-    call(memory.copy_from, content, 0, 0, size)

@@ -23,7 +23,7 @@ async def page_in(task: Task, address: int) -> None:
     offset = vma.offset + address - vma.start
     if offset < memory.end:
         try:
-            await task.kernel.kthreads.run_in_thread(memory.require, offset, offset + 1)
+            await memory.require_later(offset, offset + 1)
         except OSError:
             pass  # and so it is absent still
     if task.exited:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from event_world import new_kernel
 from harness import directory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,6 @@ from polynix.kernelproc.fs.image_format import ImageError, ImageReader
 from polynix.kernelproc.uapi.errno import EIO, EUCLEAN
 from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.runner.pager import Pager
-from unit.vfs_world import WorldKernel
 
 PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 MAKERS: dict[str, list[str]] = {
@@ -89,15 +89,15 @@ class Mounted:
 
     def __init__(self, path: Path) -> None:
         self.pager = Pager()
-        kernel = WorldKernel()
+        kernel = new_kernel()
 
         def create_pager(backing: Vmo, block_size: int) -> Channel:
             client_end, server_end = Channel.create()
             self.pager.create(ManagerCreatePagerRequest(backing_vmo=backing, block_size=block_size, pager=server_end))
             return client_end
 
-        kernel.create_pager = create_pager  # type: ignore[attr-defined]
-        self.fs = new_image(kernel, os.fsencode(path))  # type: ignore[arg-type]
+        kernel.create_pager = create_pager
+        self.fs = new_image(kernel, os.fsencode(path))
 
     def close(self) -> None:
         self.fs.ops.unmount(self.fs)
