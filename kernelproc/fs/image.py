@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 
+AT_ONCE: Final = 4 << 20  # bytes of one read that the pager is asked for at a time
 EROFS_MAGIC: Final = 0xE0F5E1E2
 
 
@@ -174,11 +175,13 @@ class ImageFileOps(FileOps):
             done = 0
             while done < count:
                 start = offset + done
-                end = min(offset + count, (start // memory.chunk_size + 1) * memory.chunk_size)
+                end = min(offset + count, start + AT_ONCE)
                 try:
                     await memory.require_later(start, end)
-                except OSError:
-                    return done or -EIO
+                except OSError:  # somewhere: what comes before that is read
+                    end = min(end, (start // memory.chunk_size + 1) * memory.chunk_size)
+                    if memory.absent(start, end):
+                        return done or -EIO
                 stored = out.write_from_fd(memory.fd, start, end - start)
                 if stored <= 0:
                     return done or stored
