@@ -149,6 +149,7 @@ class Engine:
         self._sequence = itertools.count()
         self._events: dict[int, Callable[[int], None]] = {}
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from other threads
+        self.on_wake: Callable[[Routine, bool], None] | None = None  # told of each wake-up (True: by a signal) before it happens; a profiler's
         self._stopped = False
         self._failure: Exception | None = None
 
@@ -171,6 +172,8 @@ class Engine:
         """Let a parked routine go on with ``value``; False if it was not parked (someone else woke it first)."""
         if not routine.parked:
             return False
+        if self.on_wake is not None:
+            self.on_wake(routine, False)
         routine.parked = False
         routine.queued = True
         self._ready.append((routine, value, None))
@@ -180,6 +183,8 @@ class Engine:
         """Throw ``Interrupted`` into a routine parked interruptibly; False if it was not."""
         if not (routine.parked and routine.interruptible):
             return False
+        if self.on_wake is not None:
+            self.on_wake(routine, True)
         routine.parked = False
         routine.queued = True
         self._ready.append((routine, None, Interrupted()))

@@ -21,6 +21,9 @@ class SyscallObserver:
     def enter(self, task: Task, number: int, arguments: tuple[int, ...]) -> None:
         """A system call begins; the arguments are the raw registers. Whoever wants to change it is a hook (:mod:`polynix.kernelproc.hooks`)."""
 
+    def blocked(self, task: Task, number: int, arguments: tuple[int, ...]) -> None:
+        """It cannot be answered yet: the task waits. ``leave`` follows unless the task is killed meanwhile."""
+
     def leave(self, task: Task, number: int, arguments: tuple[int, ...], result: int | None) -> None:
         """It ends with ``result`` (``-errno`` included); None when it does not return in the usual way."""
 

@@ -227,6 +227,9 @@ class SyscallLoop:
 
             routine = task.routine = Routine.of(result, names.get(call[0], "?"), task, done)
             self.engine.start(routine)
+            if task.routine is routine and routine.parked:
+                for observer in list(self.observers):
+                    observer.blocked(task, call[0], call[1:])
 
     def _tell_left(self, task: Task, call: tuple[int, ...], result: Any) -> None:
         for observer in list(self.observers):

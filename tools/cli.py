@@ -177,11 +177,12 @@ def _inspector(name: str, function: str, summary: str, *, of_process: bool = Fal
 def _one_line_errors() -> Iterator[None]:
     """What the tools report of kernels becomes polynix's own error."""
     from polynix.tools.inspection import InspectionError
+    from polynix.tools.report.page import ReportError
     from polynix.tools.selection import NoKernel
 
     try:
         yield
-    except (NoKernel, InspectionError) as error:
+    except (NoKernel, InspectionError, ReportError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -209,6 +210,78 @@ def top_command(**options: Any) -> None:
 
     with _one_line_errors():
         show_top(**options)
+
+
+PROFILE_EPILOG = """\b
+Examples:
+  polynix profile --report out.html -- make -j4
+  polynix profile --seconds 30 --container 4711 --json out.json
+  polynix profile --windows 0.2 --report out.html -- ./server-and-clients
+  polynix profile --against 'gzip -c /usr/bin/git' --report out.html -- ./mine
+"""
+
+
+def _container_options(command: Any) -> Any:
+    """Options of a command that starts a container of its own for measuring."""
+    for option in reversed(
+        (
+            click.option("--rootfs", metavar="DIR", default="/", show_default=True, help="Root directory: the read-only lower layer."),
+            click.option("--bind", "binds", metavar="SRC:DST[:ro]", multiple=True, help="Show a host file or directory inside. Repeatable."),
+            click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside."),
+            click.option("--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module. Repeatable."),
+            click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def _one_line_container_errors(program: str) -> Iterator[None]:
+    """What goes wrong with a container that a tool starts becomes polynix's own error."""
+    from polynix.runner.connection import ContainerError
+    from polynix.runner.parameters import ParameterError
+
+    with _one_line_errors():
+        try:
+            yield
+        except (ContainerError, ParameterError) as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or program}: {error.strerror or error}") from None
+
+
+@cli.command(
+    "profile",
+    epilog=PROFILE_EPILOG,
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    short_help="Show where time and memory go, and whether processes are isolated.",
+)
+@click.option("--seconds", "-s", metavar="S", type=click.FloatRange(min=0.1), default=None, help="Stop after S seconds; by default with the program.")
+@click.option("--interval", metavar="S", type=click.FloatRange(min=0.05), default=0.5, show_default=True, help="Time between two samples.")
+@click.option("--report", metavar="FILE", default=None, help="Write an HTML report: one file that needs no network.")
+@click.option("--json", "json_path", metavar="FILE", default=None, help="Write everything as JSON.")
+@click.option("--container", metavar="KERNEL", default=None, help="Watch a running container instead of starting a program.")
+@click.option("--windows", metavar="S", type=click.FloatRange(min=0.05), default=None, help="Measure interference: hold all but one or two for S seconds each.")
+@click.option("--against", metavar="COMMAND", multiple=True, help="Measure interference: whole runs beside COMMAND. Repeatable.")
+@click.option("--kill", metavar="PID", type=int, default=None, help="Kill this process of the container, and see what it does to the others.")
+@_container_options
+@click.argument("command", metavar="[PROGRAM [ARG]...]", nargs=-1, type=click.UNPROCESSED)
+def profile_command(rootfs: str, binds: tuple[str, ...], user: str, features: tuple[str, ...], memory: str, **options: Any) -> int:
+    """Run PROGRAM in a fresh container, or watch a running one, and report per process and thread where time goes (user, kernel, blocked, runnable),
+    system calls with latency histograms, memory by kind, who waits for whom, and whether the host agrees that nobody can reach another's memory.
+    """
+    if bool(options["command"]) == (options["container"] is not None):
+        raise click.UsageError("give either a program or --container")
+    with _one_line_errors():
+        from polynix.tools.report.page import check_libraries
+
+        check_libraries()
+    from polynix.tools.profile.command import ProfileOptions, profile
+
+    with _one_line_container_errors(options["command"][0] if options["command"] else ""):
+        given = {"rootfs": rootfs, "binds": binds, "user": user, "features": features, "memory": memory or 0}
+        return profile(ProfileOptions(**options, container_options=given))
 
 
 def main(arguments: list[str] | None = None) -> int:

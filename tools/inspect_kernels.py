@@ -26,22 +26,23 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(rows: list[Row], columns: dict[str, str]) -> None:
-    """``columns`` maps a heading to the field that stands below it."""
+def print_table(rows: list[Row], columns: dict[str, str], *, error: bool = False) -> None:
+    """``columns`` maps a heading to the field that stands below it; ``error`` prints to standard error."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*columns, box=None)
     for row in rows:
         table.add_row(*(Text(_text(row[field])) for field in columns.values()))
-    console().print(table)
+    console(error=error).print(table)
 
 
-def console() -> Console:
-    """Standard output; what reads it from a pipe gets whole lines."""
+def console(*, error: bool = False) -> Console:
+    """Standard output (or error); what reads it from a pipe gets whole lines."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=UNLIMITED)
+    stream = sys.stderr if error else sys.stdout
+    return Console(file=stream) if stream.isatty() else Console(file=stream, width=UNLIMITED)
 
 
 def _text(value: Any) -> str:

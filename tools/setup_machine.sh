@@ -50,7 +50,17 @@ environment() {
     .venv/bin/python -m pip -q --disable-pip-version-check install --no-build-isolation -e '.[test]'
 }
 
+# A browser opens the HTML reports in tests. Not every Debian has it under this name, and nothing else needs it.
+browser() {
+    for name in chromium-headless-shell chromium google-chrome; do
+        command -v "$name" >/dev/null 2>&1 && return 0
+    done
+    can_install && install chromium-headless-shell && return 0
+    say "no Chromium: the tests that open reports are skipped"
+}
+
 guests() {
+    browser
     need=$(missing_packages $GUESTS)
     [ -n "$need" ] || return 0
     if can_install; then

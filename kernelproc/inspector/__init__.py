@@ -20,6 +20,17 @@ class RequestError(Exception):
     """The question cannot be answered; the text is one line for whoever asked."""
 
 
+class Connection:
+    """One tool's connection: what a request leaves in force ends with it. In a handler's arguments as ``connection``."""
+
+    def __init__(self) -> None:
+        self.on_close: list[Callable[[], None]] = []
+
+    def close(self) -> None:
+        while self.on_close:
+            self.on_close.pop()()
+
+
 class RequestRegistry:
     """Handlers by name."""
 
@@ -35,12 +46,12 @@ class RequestRegistry:
 
         return register
 
-    def answer(self, kernel: Kernel, request: dict[str, Any]) -> Any:
+    def answer(self, kernel: Kernel, request: dict[str, Any], connection: Connection) -> Any:
         """The JSON value for one request. Errors: RequestError."""
         function = self.handlers.get(str(request.get("request")))
         if function is None:
             raise RequestError(f"unknown request {request.get('request')!r}")
-        return function(kernel, request)
+        return function(kernel, {**request, "connection": connection})
 
 
 requests = RequestRegistry()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from polynix.addrspace._restricted import GUEST_LIMIT
 from polynix.addrspace.vma import Vma
 from polynix.kernelproc.fs.proc.memory_maps import resident
 from polynix.kernelproc.inspector import requests
@@ -50,6 +51,7 @@ def maps(kernel: Kernel, arguments: dict[str, Any]) -> list[dict[str, Any]]:
                 "pids": [],
                 "comm": task.comm.decode(errors="replace"),
                 "host_pid": mm.stub.pid,
+                "guest_limit": GUEST_LIMIT,  # from here on a restricted process has mappings of polynix's own
                 "copied_bytes": mm.copied_bytes,
                 "region_resident": mm.resident_bytes(),
                 "mappings": [describe_vma(task, vma) for vma in list(mm.vmas)],

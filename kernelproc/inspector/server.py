@@ -16,6 +16,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+from polynix.kernelproc.inspector import Connection, RequestError, requests
 from polynix.kernelproc.region_layout import INSPECTOR_PREFIX
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Inspector:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self._peers: dict[int, tuple[socket.socket, int]] = {}
+        self._peers: dict[int, tuple[socket.socket, int, Connection]] = {}
         self._listener: socket.socket | None = None
         try:
             listener = _high(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK))
@@ -59,7 +60,7 @@ class Inspector:
         peer = _high(peer)
         peer.setblocking(False)
         token = self.kernel.engine.watch(peer.fileno(), select.EPOLLIN, lambda _events: self._serve(peer))
-        self._peers[peer.fileno()] = (peer, token)
+        self._peers[peer.fileno()] = (peer, token, Connection())
 
     def _serve(self, peer: socket.socket) -> None:
         try:
@@ -72,22 +73,21 @@ class Inspector:
             self._forget(peer)
             return
         try:
-            answer = json.dumps(self._answer(packet)).encode()
+            answer = json.dumps(self._answer(packet, self._peers[peer.fileno()][2])).encode()
             with _memory_file(answer) as fd:
                 socket.send_fds(peer, [b"answer"], [fd])
         except OSError as error:
             log.debug("inspector: %s", error)
             self._forget(peer)
 
-    def _answer(self, packet: bytes) -> dict[str, Any]:
-        from polynix.kernelproc.inspector import RequestError, requests
+    def _answer(self, packet: bytes, connection: Connection) -> dict[str, Any]:
         from polynix.kernelproc.inspector import all as _all  # noqa: F401  # registers the handlers
 
         try:
             request = json.loads(packet)
             if not isinstance(request, dict):
                 raise RequestError("a request is a JSON object")
-            return {"result": requests.answer(self.kernel, request)}
+            return {"result": requests.answer(self.kernel, request, connection)}
         except (RequestError, ValueError, KeyError, TypeError) as error:
             return {"error": " ".join(str(error).split()) or type(error).__name__}
         except Exception as error:
@@ -95,13 +95,14 @@ class Inspector:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def _forget(self, peer: socket.socket) -> None:
-        _, token = self._peers.pop(peer.fileno())
+        _, token, connection = self._peers.pop(peer.fileno())
+        connection.close()
         self.kernel.engine.unwatch(peer.fileno(), token)
         peer.close()
 
     def close(self) -> None:
         """Answer nobody any longer."""
-        for peer, _ in list(self._peers.values()):
+        for peer, _, _ in list(self._peers.values()):
             peer.close()
         self._peers.clear()
         if self._listener is not None:

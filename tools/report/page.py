@@ -1,0 +1,146 @@
+"""A page of sections with tables and plots, written as one self-contained HTML file.
+
+Plots are plotly figures as plain dictionaries (data, layout), drawn by the plotly.js that is copied into the file; the page forbids itself any network by its
+content security policy. Text is escaped by the template. Needs the extra ``polynix[report]``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING = "reports need plotly, jinja2 and hdrhistogram: pip install 'polynix[report]'"
+MAX_ROWS = 500  # of one table; the JSON file has them all
+
+
+class ReportError(Exception):
+    """The report cannot be written; the text is one line."""
+
+
+@dataclass
+class Table:
+    """Rows of cells below headings; numbers stand right."""
+
+    headings: list[str]
+    rows: list[list[Any]]
+
+    @property
+    def left_out(self) -> int:
+        return max(len(self.rows) - MAX_ROWS, 0)
+
+
+@dataclass
+class Section:
+    """A heading with paragraphs, plots and tables, in the order in which they were added."""
+
+    title: str
+    parts: list[tuple[str, Any]] = field(default_factory=list)  # ("text" | "warning" | "table" | "figure", value)
+
+    def text(self, text: str) -> None:
+        self.parts.append(("text", text))
+
+    def warning(self, text: str) -> None:
+        self.parts.append(("warning", text))
+
+    def table(self, headings: list[str], rows: list[list[Any]]) -> None:
+        self.parts.append(("table", Table(headings, rows)))
+
+    def figure(self, data: list[dict[str, Any]], **layout: Any) -> None:
+        """A plot; ``layout`` is plotly's."""
+        layout.setdefault("margin", {"l": 90, "r": 20, "t": 40, "b": 60})
+        layout.setdefault("height", 380)
+        self.parts.append(("figure", {"data": data, "layout": layout}))
+
+    def heat_map(self, title: str, columns: list[str], rows: list[str], values: list[list[float]], unit: str) -> None:
+        """A matrix as colours; the first row is at the top."""
+        height = min(max(260, 22 * len(rows) + 160), 900)
+        hover = f"%{{y}} / %{{x}}: %{{z}} {unit}<extra></extra>"
+        self.figure(
+            [{"type": "heatmap", "x": columns, "y": rows, "z": values, "colorscale": "YlOrRd", "reversescale": True, "hovertemplate": hover}],
+            title={"text": f"{title} ({unit})"}, height=height, xaxis={"type": "category"}, yaxis={"type": "category", "autorange": "reversed"},
+        )  # fmt: skip
+
+
+class Page:
+    """A report in the making."""
+
+    def __init__(self, title: str, subtitle: str) -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self.sections: list[Section] = []
+
+    def section(self, title: str) -> Section:
+        self.sections.append(Section(title))
+        return self.sections[-1]
+
+    def html(self) -> str:
+        """The whole file. Errors: ReportError when a library is missing."""
+        try:
+            import jinja2
+            from plotly.offline import get_plotlyjs
+        except ImportError as error:
+            raise ReportError(MISSING) from error
+        loader = jinja2.PackageLoader("polynix.tools.report", ".")
+        environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+        figures = [value for section in self.sections for kind, value in section.parts if kind == "figure"]
+        # "</" would end the script element that holds the JSON.
+        data = json.dumps(figures, allow_nan=False, default=float).replace("</", "<\\/")
+        template = environment.get_template("page.html")
+        return template.render(page=self, figures=data, plotly=get_plotlyjs(), limit=MAX_ROWS, is_number=_is_number, shown=_shown)
+
+    def write(self, path: str) -> None:
+        """Write the file, whole or not at all. Errors: ReportError."""
+        write_text(path, self.html())
+
+
+def write_text(path: str, text: str) -> None:
+    """Replace ``path`` by ``text``, whole or not at all. Errors: ReportError."""
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        if not os.path.isfile(path) and os.path.exists(path):  # a pipe, /dev/stdout
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            return
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=directory, prefix=".polynix-report-", delete=False) as file:
+            try:
+                file.write(text)
+                file.flush()
+                mask = os.umask(0)
+                os.umask(mask)
+                os.fchmod(file.fileno(), 0o666 & ~mask)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise ReportError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_writable(path: str | None) -> None:
+    """Find out before a long run that a report can be written after it. Errors: ReportError."""
+    if path is None:
+        return
+    directory = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(path if os.path.exists(path) else directory, os.W_OK):
+        raise ReportError(f"cannot write {path}")
+
+
+def check_libraries() -> None:
+    """Find out before a long run that its report can be made. Errors: ReportError."""
+    import importlib.util
+
+    if any(importlib.util.find_spec(name) is None for name in ("plotly", "jinja2", "hdrh")):
+        raise ReportError(MISSING)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
