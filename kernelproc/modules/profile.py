@@ -212,7 +212,7 @@ class Profiler(SyscallObserver):
         edge = self.waits.get(key)
         if edge is None:
             if len(self.waits) >= MAX_WAITS:
-                key = (thread.pid, 0, REST, ("", 0, 0))
+                key = (0, 0, REST, ("", 0, 0))
             edge = self.waits.setdefault(key, [0, 0, 0])
         edge[0] += 1
         edge[1] += waited

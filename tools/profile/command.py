@@ -15,10 +15,11 @@ from typing import Any
 from polynix.runner.connection import ContainerError
 from polynix.runner.container import Container, Process
 from polynix.tools.inspect_kernels import print_table
+from polynix.tools.inspection import InspectionError
 from polynix.tools.profile.result import Extras, build_result, violations
 from polynix.tools.profile.session import ProfileSession
 from polynix.tools.report.page import check_libraries, check_writable, write_text
-from polynix.tools.selection import one_kernel
+from polynix.tools.selection import NoKernel, one_kernel
 
 EXIT_VIOLATION = 1
 ATTACHED_SECONDS = 10.0  # how long a container is watched when nobody says
@@ -103,7 +104,10 @@ def _watch(session: ProfileSession, options: ProfileOptions, extras: Extras, pro
                     pass
             if pending and time.monotonic() - began >= EXTRAS_AFTER_SECONDS:
                 for measure in pending:
-                    measure(session, options, extras)
+                    try:
+                        measure(session, options, extras)
+                    except (NoKernel, InspectionError) as error:  # as when the programs end meanwhile
+                        print(f"polynix: {error}", file=sys.stderr)
                 pending = []
     except KeyboardInterrupt:
         pass

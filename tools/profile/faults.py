@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from polynix.tools.inspection import Inspection
+from polynix.tools.inspection import Inspection, InspectionError
 from polynix.tools.profile.hold import held
 from polynix.tools.profile.memory import PAGE, present_pages
 
@@ -73,7 +73,10 @@ def kill_one(kernel_pid: int, victim_pid: int) -> FaultReport:
         before = _wakeups(inspection)
         time.sleep(PROGRESS_SECONDS)
         working = {pid for pid, count in _wakeups(inspection).items() if count > before.get(pid, 0)}
-        (victim,) = inspection.request("maps", pid=victim_pid)
+        victims = inspection.request("maps", pid=victim_pid)
+        if not victims:
+            raise InspectionError(f"process {victim_pid} has ended")
+        victim = victims[0]
         others = [space for space in inspection.request("maps") if space["host_pid"] != victim["host_pid"]]
         report = FaultReport(_label(victim), [_label(space) for space in others])
         with held(kernel_pid, [victim_pid, *(pid for space in others for pid in space["pids"])]):
