@@ -284,6 +284,76 @@ def profile_command(rootfs: str, binds: tuple[str, ...], user: str, features: tu
         return profile(ProfileOptions(**options, container_options=given))
 
 
+STRESS_EPILOG = """\b
+Examples:
+  polynix stress --containers 10 --processes 50 --duration 60s --report out.html
+  polynix stress --mix pipe:3,fs:2 --rate 100 --ramp --seed 7
+  polynix stress --faults kill:2 --processes 20
+  polynix stress --processes 8 -- make -C /src test
+  polynix stress --containers 40 --cluster tcp://scheduler:8786 --report out.html
+
+\b
+Exit status: 0 when everything was as it should be, 1 when something was found,
+125 when polynix itself failed.
+"""
+
+
+@cli.command(
+    "stress",
+    epilog=STRESS_EPILOG,
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    short_help="Run many processes that verify what they do.",
+)
+@click.option("--containers", "-c", metavar="N", type=click.IntRange(1, 200), default=1, show_default=True, help="Containers, each with a kernel of its own.")
+@click.option("--processes", "-p", metavar="M", type=click.IntRange(1, 4000), default=10, show_default=True, help="Workers in each container.")
+@click.option("--threads", "-t", metavar="T", type=click.IntRange(1, 64), default=4, show_default=True, help="Threads of each worker that uses threads.")
+@click.option("--duration", "-d", metavar="TIME", default="30s", show_default=True, help="How long: 500ms, 30s, 2m, 1h.")
+@click.option("--rate", "-r", metavar="R", type=click.FloatRange(min=0), default=0.0, help="Operations a second of each worker; by default as fast as they go.")
+@click.option("--ramp", is_flag=True, help="Start the workers one after the other, over a quarter of the duration before it.")
+@click.option("--mix", metavar="KIND:WEIGHT,...", default=None, help="Which stressors: pipe, socket, fork, mem, futex, fs, signal; by default all.")
+@click.option("--faults", metavar="kill:N", default=None, help="Kill N workers a second in each container, and start them anew.")
+@click.option("--seed", metavar="S", type=click.IntRange(min=0), default=None, help="Repeat a run; by default a fresh one, which is printed.")
+@click.option("--cluster", metavar="ADDRESS", default=None, help="Split the containers over the workers of a Dask scheduler.")
+@click.option("--report", metavar="FILE", default=None, help="Write an HTML report: one file that needs no network.")
+@click.option("--json", "json_path", metavar="FILE", default=None, help="Write everything as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
+@_container_options
+@click.argument("command", metavar="[COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
+def stress_command(
+    containers: int, processes: int, threads: int, duration: str, rate: float, ramp: bool, mix: str | None, faults: str | None, seed: int | None,
+    cluster: str | None, report: str | None, json_path: str | None, quiet: bool, command: tuple[str, ...], rootfs: str, binds: tuple[str, ...], user: str,
+    features: tuple[str, ...], memory: str,
+) -> int:  # fmt: skip
+    """Fill containers with processes that verify what they do, data through pipes, sockets and files, private memory, wake-ups, signals, or with COMMAND
+    again and again, whose exit status is its verdict. Afterwards each container must be back at its baseline of processes, descriptors and shared memory.
+    """
+    from polynix.tools.stress import plan as plans
+
+    if mix is not None and command:
+        raise click.UsageError("give either --mix or a command")
+    try:
+        seconds = plans.parse_duration(duration)
+        plan = plans.StressPlan(
+            containers=containers,
+            processes=processes,
+            threads=threads,
+            seconds=seconds,
+            rate=rate,
+            ramp_seconds=seconds / 4 if ramp else 0.0,
+            mix=plans.check_mix(mix or plans.DEFAULT_MIX),
+            command=command,
+            kills_per_second=plans.parse_faults(faults) if faults is not None else 0.0,
+            seed=plans.fresh_seed() if seed is None else seed,
+            container_options={"rootfs": rootfs, "binds": binds, "user": user, "features": features, "memory": memory or 0},
+        )
+    except plans.PlanError as error:
+        raise click.ClickException(str(error)) from None
+    from polynix.tools.stress.command import StressOutput, stress
+
+    with _one_line_container_errors(command[0] if command else "stress"):
+        return stress(plan, StressOutput(report, json_path, cluster, quiet))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status. Every error of polynix's own is one line and status 125."""
     try:
