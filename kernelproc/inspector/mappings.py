@@ -14,6 +14,7 @@ from polynix.kernelproc.inspector.waiting import file_label
 from polynix.kernelproc.vfs.file_object import FileObject
 
 if TYPE_CHECKING:
+    from polynix.addrspace.text_store import PatchedText
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
 
@@ -36,6 +37,20 @@ def describe_vma(task: Task, vma: Vma) -> dict[str, Any]:
     }
 
 
+def describe_trampolines(place: int, text: PatchedText) -> dict[str, Any]:
+    """Trampolines of patched text: the guest's mappings do not show them, the restricted process has them."""
+    status = os.fstat(text.object.fd)
+    return {
+        "start": place,
+        "end": place + text.trampolines_length,
+        "protection": "r-x",
+        "kind": "stub",
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "offset": text.length,
+    }
+
+
 @requests.handler("maps")
 def maps(kernel: Kernel, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Address spaces, each with the processes that live in it: ``pid`` of the arguments chooses one process."""
@@ -55,6 +70,7 @@ def maps(kernel: Kernel, arguments: dict[str, Any]) -> list[dict[str, Any]]:
                 "copied_bytes": mm.copied_bytes,
                 "region_resident": mm.resident_bytes(),
                 "mappings": [describe_vma(task, vma) for vma in list(mm.vmas)],
+                "trampolines": [describe_trampolines(place, text) for place, text in mm.trampolines.items()],
             }
         space["pids"].append(group.pid)
     return list(spaces.values())

@@ -46,7 +46,7 @@ def pair() -> Iterator[tuple[list[dict[str, Any]], int]]:
     mapping = {"start": address, "end": address + PAGES * PAGE, "protection": "rw-", "kind": "shared", "name": "", "file_offset": 0, "resident": PAGES * PAGE,
                "device": status.st_dev, "inode": status.st_ino, "offset": 0}  # fmt: skip
     spaces = [
-        {"pids": [number], "comm": "test", "host_pid": pid, "copied_bytes": 0, "guest_limit": 1 << 63, "mappings": [dict(mapping)]}
+        {"pids": [number], "comm": "test", "host_pid": pid, "copied_bytes": 0, "guest_limit": 1 << 63, "mappings": [dict(mapping)], "trampolines": []}
         for number, pid in enumerate(children, 1)
     ]
     yield spaces, address

@@ -5,6 +5,9 @@ number where the caller is root (``/proc/PID/pagemap``), by device, inode and of
 explained: both asked for it (MAP_SHARED of one object), or it is the same page of a file that neither can write, or it belongs to the restricted processes'
 own read-only parts. Anything else is a violation. Processes run on while they are looked at, so what looks like a violation counts only if it is still
 there in a second look.
+
+Patched program text and its trampolines (``addrspace.text_store``) are read-only pages that processes share: the kernel names them, the one as file pages,
+the others as its own.
 """
 
 from __future__ import annotations
@@ -122,7 +125,7 @@ class SpaceView:
         self.pages: Pages = numpy.concatenate(pages) if pages else numpy.empty(0, numpy.uint64)
         self.addresses: Any = numpy.concatenate(addresses) if addresses else numpy.empty(0, numpy.uint64)
         self.writable: Any = numpy.concatenate(writable) if writable else numpy.empty(0, bool)
-        self.mappings = space["mappings"]
+        self.mappings = sorted(space["mappings"] + space["trampolines"], key=lambda mapping: int(mapping["start"]))
         starts = numpy.array([mapping["start"] for mapping in self.mappings], numpy.uint64)
         ends = numpy.array([mapping["end"] for mapping in self.mappings] + [0], numpy.uint64)
         index = numpy.searchsorted(starts, self.addresses, side="right").astype(numpy.int64) - 1
@@ -332,7 +335,7 @@ def _process_memory(view: SpaceView, index: int, report: MemoryReport) -> dict[s
     from polynix.kernelproc.host_accounting import page_table_bytes, resident_bytes
 
     by_kind = {"anonymous": 0, "copied": 0, "file": 0, "shared": 0}
-    for mapping in view.mappings:
+    for mapping in view.space["mappings"]:
         by_kind[mapping["kind"]] += mapping["resident"]
     partners = {report.labels[other]: size for other, size in enumerate(report.host["shared"][index]) if size}
     return {
