@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._usercopy import Fault
@@ -32,8 +33,6 @@ from polynix.kernelproc.trace_layout import (
 from polynix.kernelproc.uapi.errno import EFAULT
 
 if TYPE_CHECKING:
-    import struct
-
     from polynix.addrspace._usercopy import UserAddress
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.signals.siginfo import SigInfo
@@ -57,7 +56,12 @@ def entry(task, a0, a1, a2, a3, a4, a5):
     return tracer.other(task, number, started, result, (a0, a1, a2, a3, a4, a5))
 """
 _PLAIN = "pack(ring, first + (next(slots) & mask), started, now(), task.tid, number, {kind}, 0, result{arguments})"
-_WITH_PATH = "tracer.store(pack, {kind}, task.tid, number, started, result{arguments})"
+_WITH_PATH = """text = tracer.text
+        length = len(text)
+        if length <= {text_size}:
+            pack(ring, first + (next(slots) & mask), started, now(), task.tid, number, {kind}, length, result{arguments}, text)
+        else:
+            tracer.store({kind}, task.tid, number, started, result{arguments})"""
 
 
 class Tracer(SyscallObserver):
@@ -72,8 +76,9 @@ class Tracer(SyscallObserver):
         self.now = time.monotonic_ns
         self._names = itertools.count()
         self.text = b""  # the paths that the call in progress has read
-        self._struct = _structs()
-        self._pack_text = self._struct[-1].pack_into
+        self._struct = [struct.Struct(f"<QQIHBBq{count}Q") for count in range(7)]  # shorter ones leave what the slot held: the reader knows how many there are
+        self._with_text = [struct.Struct(f"<QQIHBBq{count}Q{8 * (6 - count)}x{TEXT_SIZE}s") for count in range(7)]
+        self._pack_text = struct.Struct(f"<QQIHBB{CONTINUED_SIZE}s").pack_into
         self._end = self._struct[0].pack_into
         for number, entry in enumerate(table.entries):
             if entry is not None and (numbers is None or number in numbers):
@@ -86,19 +91,13 @@ class Tracer(SyscallObserver):
         """Where the next slot lies."""
         return EVENTS_OFFSET + (next(self.counter) & self.mask)
 
-    def store(self, pack: Callable[..., None], kind: int, tid: int, number: int, started: int, result: int, *arguments: int) -> None:
-        """A slot with text, and as many more as the text needs."""
+    def store(self, kind: int, tid: int, number: int, started: int, result: int, *arguments: int) -> None:
+        """A call's slot, and as many more as its paths need."""
         text = self.text
-        length = len(text)
         ended = self.now()
-        place = EVENTS_OFFSET + (next(self.counter) & self.mask)
-        pack(self.ring, place, started, ended, tid, number, kind, length if length < 255 else 255, result, *arguments)
-        if length:
-            start = place + TEXT_OFFSET
-            if length <= TEXT_SIZE:
-                self.ring[start : start + length] = text
-                return
-            self.ring[start : start + TEXT_SIZE] = text[:TEXT_SIZE]
+        pack = self._with_text[len(arguments)].pack_into
+        pack(self.ring, self.place(), started, ended, tid, number, kind, min(len(text), 255), result, *arguments, text[:TEXT_SIZE])
+        if len(text) > TEXT_SIZE:
             for begin in range(TEXT_SIZE, len(text), CONTINUED_SIZE):
                 piece = text[begin : begin + CONTINUED_SIZE]
                 self._pack_text(self.ring, self.place(), ended, ended, tid, number, Kind.TEXT, len(piece), piece)
@@ -133,12 +132,13 @@ class Tracer(SyscallObserver):
         shape = shape_of(table.names.get(number, str(number)))
         count = len(shape.names) if table.names.get(number) in table.functions else _OTHER_ARGUMENTS
         arguments = "".join(f", a{index}" for index in range(count))
-        store = (_WITH_PATH if shape.paths else _PLAIN).format(kind=int(Kind.CALL), arguments=arguments)
+        store = (_WITH_PATH if shape.paths else _PLAIN).format(kind=int(Kind.CALL), arguments=arguments, text_size=TEXT_SIZE)
+        pack = (self._with_text if shape.paths else self._struct)[count].pack_into
         source = _ENTRY.format(store=store, fault=-EFAULT)
         if not shape.paths:
             source = source.replace('    tracer.text = b""\n', "")
         scope: dict[str, Any] = {
-            "tracer": self, "call": call, "number": number, "now": self.now, "pack": self._struct[count].pack_into, "ring": self.ring,
+            "tracer": self, "call": call, "number": number, "now": self.now, "pack": pack, "ring": self.ring,
             "first": EVENTS_OFFSET, "slots": self.counter, "mask": self.mask, "Errno": Errno, "Fault": Fault,
         }  # fmt: skip
         exec(source, scope)
@@ -148,7 +148,7 @@ class Tracer(SyscallObserver):
     def other(self, task: Task, number: int, started: int, result: Any, arguments: tuple[int, ...]) -> Any:
         """A call that blocks, or does not return in the usual way."""
         blocks = isinstance(result, Awaitable)
-        self.store(self._struct[6].pack_into, Kind.BEGIN if blocks else Kind.CALL, task.tid, number, started, NO_RESULT, *arguments)
+        self.store(Kind.BEGIN if blocks else Kind.CALL, task.tid, number, started, NO_RESULT, *arguments)
         return self._blocked(task, number, result) if blocks else result
 
     async def _blocked(self, task: Task, number: int, call: Awaitable[Any]) -> Any:
@@ -223,11 +223,3 @@ class Tracer(SyscallObserver):
         written = next(self.counter) // SLOT_SIZE
         HEADER.pack_into(self.ring, 0, MAGIC, VERSION, self.slots, written)
 
-
-def _structs() -> dict[int, struct.Struct]:
-    """Slots with 0 to 6 arguments, and, as -1, one of text. Shorter ones leave what the slot held before: the reader knows how many arguments there are."""
-    import struct
-
-    found = {count: struct.Struct(f"<QQIHBBq{count}Q") for count in range(7)}
-    found[-1] = struct.Struct(f"<QQIHBB{CONTINUED_SIZE}s")
-    return found
