@@ -8,6 +8,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     fd,
     file,
     futex,
+    inotify,
     job,
     limits,
     lock,

@@ -9,6 +9,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Mode, Uid
 from polynix.kernelproc.uapi.errno import ENOTDIR, EROFS
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import change_mode, change_owner
 from polynix.kernelproc.vfs.permissions import MAY_EXEC, check_access
 from polynix.kernelproc.vfs.stat import stat_bytes, statfs_bytes
@@ -41,18 +42,25 @@ def writable_node(task: Task, fd: int) -> FsNode:
     return file.node
 
 
+def _changed(task: Task, fd: int) -> int:
+    """Tell those who watch; the call's result."""
+    if fsnotify.watched:
+        fsnotify.attributes_changed(task.files.get(fd))
+    return 0
+
+
 @syscall()
 def fchmod(task: Task, fd: FdNumber, mode: Mode) -> int:
     """man 2 fchmod."""
     change_mode(task, writable_node(task, fd), mode)
-    return 0
+    return _changed(task, fd)
 
 
 @syscall()
 def fchown(task: Task, fd: FdNumber, uid: Uid, gid: Uid) -> int:
     """man 2 fchown."""
     change_owner(task, writable_node(task, fd), uid, gid)
-    return 0
+    return _changed(task, fd)
 
 
 @syscall()

@@ -10,6 +10,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, UInt
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, ENOENT, ENOTDIR
+from polynix.kernelproc.vfs import fsnotify
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -63,6 +64,8 @@ def _getdents(task: Task, fd: int, buffer: UserAddress, sink: Dirents | Dirents6
     if task.user.copy_out(buffer, sink.data) != len(sink.data):
         file.offset = start
         raise Errno(EFAULT)
+    if fsnotify.watched:
+        fsnotify.accessed(file)
     return len(sink.data)
 
 

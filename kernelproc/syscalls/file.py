@@ -38,6 +38,7 @@ from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLNVAL, POL
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
 from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import remove_privileges
 from polynix.kernelproc.vfs.buffers import UserInput, UserInputBuffer, UserOutput, UserOutputBuffer
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
@@ -80,6 +81,8 @@ def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> CallResu
         if result > 0:
             if ops.seekable:
                 file.offset = offset + result
+                if fsnotify.watched:
+                    fsnotify.accessed(file)
             return result
         if result != -EAGAIN or file.flags & O_NONBLOCK:
             return result
@@ -139,6 +142,8 @@ def pread64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset: 
     out = UserOutput(task.user, buffer, count)
     result = ops.read(file, offset, out)
     if type(result) is int and (result != -EAGAIN or file.flags & O_NONBLOCK):
+        if fsnotify.watched and result > 0:
+            fsnotify.accessed(file)
         return result
     return _read_on(file, offset, out, result, False)
 
@@ -150,6 +155,8 @@ def read_into(file: FileObject, offset: int, out: OutputBuffer, *, advance: bool
         if result > 0:
             if advance:
                 file.offset = offset + result
+            if fsnotify.watched:
+                fsnotify.accessed(file)
             return result
         if result != -EAGAIN or (file.nonblocking if nonblocking is None else nonblocking):
             return result
@@ -176,6 +183,8 @@ async def _read_on(file: FileObject, offset: int, out: OutputBuffer, result: Res
         assert isinstance(result, int)
         if result > 0 and advance:
             file.offset = offset + result
+        if result > 0 and fsnotify.watched:
+            fsnotify.accessed(file)
         return result
     finally:
         file.release()
@@ -375,6 +384,8 @@ def _after_attempt(
         if result > 0:
             if advance:
                 file.offset = offset + result
+            if fsnotify.watched:
+                fsnotify.modified(file)
             if not file.ops.whole_writes or not data.remaining or (file.nonblocking if nonblocking is None else nonblocking):
                 return result
         elif result != -EAGAIN or (file.nonblocking if nonblocking is None else nonblocking):
@@ -419,6 +430,8 @@ async def _write_on(
     finally:
         if total and advance:
             file.offset = offset + total
+        if total and fsnotify.watched:
+            fsnotify.modified(file)
         file.release()
     if result == -EPIPE:
         send_to_self(task, SIGPIPE)

@@ -48,6 +48,7 @@ from polynix.kernelproc.uapi.sched import (
     CLONE_THREAD,
     CLONE_VM,
 )
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.vfs.lookup import lookup
 from polynix.kernelproc.vfs.mount import MOUNT_FLAGS, Mount
@@ -167,6 +168,8 @@ def umount2(task: Task, target: UserAddress, flags: Flags) -> int:
         raise Errno(EINVAL)
     if not flags & MNT_DETACH and _is_busy(task, mounted):
         raise Errno(EBUSY)
+    if fsnotify.watched:
+        track_stub("inotify: IN_UNMOUNT")
     task.fs.namespace.unmount(mounted, detach=bool(flags & MNT_DETACH))
     return 0
 

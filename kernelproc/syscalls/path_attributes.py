@@ -12,7 +12,9 @@ from polynix.kernelproc.syscalls.types import FdNumber, Flags, Mode, Offset, Uid
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import EINVAL, EISDIR, ETXTBSY
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
+from polynix.kernelproc.uapi.inotify import IN_ATTRIB, IN_MODIFY
 from polynix.kernelproc.uapi.stat import UTIME_NOW, UTIME_OMIT
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import change_mode, change_owner, change_times, truncate_node
 from polynix.kernelproc.vfs.lookup import is_executing, lookup
 from polynix.kernelproc.vfs.permissions import MAY_WRITE, check_access
@@ -31,9 +33,17 @@ def _writable(task: Task, dir_fd: int, path: bytes, flags: int = 0) -> Namespace
     return place
 
 
-def _chmod(task: Task, dir_fd: int, path: UserAddress, mode: int) -> int:
-    change_mode(task, _writable(task, dir_fd, task.read_path(path)).node, mode)
+def _changed(place: NamespaceNode | None, mask: int = IN_ATTRIB) -> int:
+    """Tell those who watch; the call's result."""
+    if fsnotify.watched and place is not None:
+        fsnotify.happened(place.entry, mask)
     return 0
+
+
+def _chmod(task: Task, dir_fd: int, path: UserAddress, mode: int) -> int:
+    place = _writable(task, dir_fd, task.read_path(path))
+    change_mode(task, place.node, mode)
+    return _changed(place)
 
 
 @syscall()
@@ -51,8 +61,9 @@ def fchmodat(task: Task, dir_fd: FdNumber, path: UserAddress, mode: Mode) -> int
 def _chown(task: Task, dir_fd: int, path: UserAddress, uid: int, gid: int, flags: int) -> int:
     if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
         raise Errno(EINVAL)
-    change_owner(task, _writable(task, dir_fd, task.read_path(path), flags).node, uid, gid)
-    return 0
+    place = _writable(task, dir_fd, task.read_path(path), flags)
+    change_owner(task, place.node, uid, gid)
+    return _changed(place)
 
 
 @syscall()
@@ -83,15 +94,16 @@ def _set_times(task: Task, dir_fd: int, path: UserAddress, times: tuple[int | No
         file = task.files.get_io(dir_fd)
         if file.name is not None:
             file.name.mount.check_writable()
-        node = file.node
+        node, place = file.node, file.name
     else:
-        node = _writable(task, dir_fd, task.read_path(path), flags).node
+        place = _writable(task, dir_fd, task.read_path(path), flags)
+        node = place.node
     if times is None:
         now = node.fs.now_ns()
         change_times(task, node, now, now, to_now=True)
     else:
         change_times(task, node, *times)
-    return 0
+    return _changed(place)
 
 
 def _microseconds(task: Task, address: UserAddress) -> tuple[int | None, int | None] | None:
@@ -167,4 +179,4 @@ def truncate(task: Task, path: UserAddress, length: Offset) -> int:
         raise Errno(ETXTBSY)
     check_new_size(task, node, length)
     truncate_node(task, node, length)
-    return 0
+    return _changed(place, IN_MODIFY)

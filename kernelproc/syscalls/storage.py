@@ -28,6 +28,7 @@ from polynix.kernelproc.uapi.fcntl import (
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGXFSZ
 from polynix.kernelproc.uapi.stat import S_IFBLK, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import truncate_node
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer, BytesOutputBuffer
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
@@ -65,6 +66,8 @@ def ftruncate(task: Task, fd: FdNumber, length: Offset) -> int:
         return -EINVAL
     check_new_size(task, file.node, length)
     truncate_node(task, file.node, length)
+    if fsnotify.watched:
+        fsnotify.modified(file)
     return 0
 
 

@@ -9,6 +9,8 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.capability import CAP_FSETID
 from polynix.kernelproc.uapi.errno import EBUSY, EEXIST, EINVAL, EISDIR, EMLINK, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV
 from polynix.kernelproc.uapi.fcntl import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from polynix.kernelproc.uapi.inotify import IN_ATTRIB
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.permissions import MAY_EXEC, MAY_WRITE, check_access, check_link_made, check_sticky
 
 if TYPE_CHECKING:
@@ -62,13 +64,20 @@ def _owner_of_new(credentials: Credentials, directory: FsNode, mode: int) -> tup
     return mode, gid
 
 
+def _made(directory: NamespaceNode, name: bytes, node: FsNode) -> DirEntry:
+    entry = directory.entry.add(name, node)
+    if fsnotify.watched:
+        fsnotify.created(directory.node, name, node)
+    return entry
+
+
 def make_node(task: Task, directory: NamespaceNode, name: bytes, mode: int, rdev: int = 0, slashes: bool = False) -> DirEntry:
     """A new regular file, fifo, socket or device node. ``mode`` has its S_IFMT bits and the umask applied; CAP_MKNOD was checked by the caller."""
     _check_new_name(task, directory, name, slashes)
     credentials = task.credentials
     mode, gid = _owner_of_new(credentials, directory.node, mode)
     node = directory.node.ops.mknod(directory.node, name, mode, rdev, credentials.fsuid, gid)
-    return directory.entry.add(name, node)
+    return _made(directory, name, node)
 
 
 def make_directory(task: Task, directory: NamespaceNode, name: bytes, mode: int) -> DirEntry:
@@ -77,7 +86,7 @@ def make_directory(task: Task, directory: NamespaceNode, name: bytes, mode: int)
     credentials = task.credentials
     mode, gid = _owner_of_new(credentials, directory.node, stat.S_IFDIR | (mode & 0o1777))
     node = directory.node.ops.mkdir(directory.node, name, mode & ~stat.S_IFMT(mode), credentials.fsuid, gid)
-    return directory.entry.add(name, node)
+    return _made(directory, name, node)
 
 
 def make_symlink(task: Task, directory: NamespaceNode, name: bytes, target: bytes, slashes: bool = False) -> DirEntry:
@@ -86,7 +95,7 @@ def make_symlink(task: Task, directory: NamespaceNode, name: bytes, target: byte
     credentials = task.credentials
     _, gid = _owner_of_new(credentials, directory.node, stat.S_IFLNK)
     node = directory.node.ops.symlink(directory.node, name, target, credentials.fsuid, gid)
-    return directory.entry.add(name, node)
+    return _made(directory, name, node)
 
 
 def create_tmpfile(task: Task, directory: NamespaceNode, mode: int, *, linkable: bool) -> FsNode:
@@ -125,7 +134,16 @@ def make_link(task: Task, target: NamespaceNode, directory: NamespaceNode, name:
     directory.node.ops.link(directory.node, name, node)
     if linkable and node.expando is not None:
         del node.expando[LINKABLE]
-    directory.entry.add(name, node)
+    if fsnotify.watched:
+        fsnotify.tell(node, IN_ATTRIB)  # its link count
+    _made(directory, name, node)
+
+
+def _removed(directory: NamespaceNode, name: bytes, node: FsNode) -> None:
+    directory.entry.remove(name)
+    if fsnotify.watched:
+        fsnotify.removed(directory.node, name, node)
+    node.check_forgotten()
 
 
 def remove(task: Task, directory: NamespaceNode, name: bytes, slashes: bool = False) -> None:
@@ -141,8 +159,7 @@ def remove(task: Task, directory: NamespaceNode, name: bytes, slashes: bool = Fa
         raise Errno(EISDIR if node.is_directory else ENOTDIR)
     _check_may_delete(task, directory, entry, want_directory=False)
     directory.node.ops.unlink(directory.node, name, node)
-    directory.entry.remove(name)
-    node.check_forgotten()
+    _removed(directory, name, node)
 
 
 def remove_directory(task: Task, directory: NamespaceNode, name: bytes) -> None:
@@ -160,8 +177,7 @@ def remove_directory(task: Task, directory: NamespaceNode, name: bytes) -> None:
         raise Errno(ENOENT)
     _check_may_delete(task, directory, entry, want_directory=True)
     directory.node.ops.rmdir(directory.node, name, node)
-    directory.entry.remove(name)
-    node.check_forgotten()
+    _removed(directory, name, node)
 
 
 def rename(
@@ -218,9 +234,14 @@ def rename(
     old_directory.node.ops.rename(old_directory.node, old_name, node, new_directory.node, new_name, replaced, flags)
     if exchange:
         old.exchange(new)
+        if fsnotify.watched and replaced is not None:
+            fsnotify.moved(old_directory.node, old_name, new_directory.node, new_name, node, None)
+            fsnotify.moved(new_directory.node, new_name, old_directory.node, old_name, replaced, None)
         return
     old.move(new_directory.entry, new_name)
     if flags & RENAME_WHITEOUT:
         old_directory.entry.forget(old_name)
+    if fsnotify.watched:
+        fsnotify.moved(old_directory.node, old_name, new_directory.node, new_name, node, replaced)
     if replaced is not None:
         replaced.check_forgotten()

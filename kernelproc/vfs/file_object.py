@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from polynix.kernelproc.uapi.errno import EAGAIN
 from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLNVAL
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.locks import release_description_locks
 from polynix.kernelproc.wait_queue import wait
 
@@ -81,6 +82,8 @@ class FileObject:
                     closed = getattr(attached, "file_closed", None)  # what only remembers something needs no goodbye
                     if closed is not None:
                         closed(self)
+            if fsnotify.watched:
+                fsnotify.closed(self)
             try:
                 self.ops.close(self)
             finally:

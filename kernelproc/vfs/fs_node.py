@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat as _stat
 from typing import TYPE_CHECKING, Any
 
+from polynix.kernelproc.vfs import fsnotify
+
 if TYPE_CHECKING:
     from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.vfs.file_system import FileSystem
@@ -82,6 +84,8 @@ class FsNode:
     def check_forgotten(self) -> None:
         """Free the storage when neither a name nor an open description is left."""
         if self.nlink <= 0 and self.opens == 0:
+            if fsnotify.watched:
+                fsnotify.gone(self)
             self.ops.forget(self)
 
     def __repr__(self) -> str:

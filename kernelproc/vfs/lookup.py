@@ -25,6 +25,7 @@ from polynix.kernelproc.uapi.fcntl import (
     O_TRUNC,
 )
 from polynix.kernelproc.uapi.mount import MS_NODEV, MS_NOEXEC
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import truncate_at_open
 from polynix.kernelproc.vfs.create import create_tmpfile, make_node
 from polynix.kernelproc.vfs.dir_entry import DirEntry
@@ -117,7 +118,7 @@ def open_exec(task: Task, dir_fd: int, path: bytes, *, follow: bool = True, empt
     if not node.is_regular or place.mount.flags & MS_NOEXEC:
         raise Errno(EACCES)
     check_access(task.credentials, node, MAY_EXEC)
-    return FileObject(node.ops.create_file_ops(node, task, O_RDONLY), node, O_RDONLY | O_LARGEFILE, place)
+    return _opened(FileObject(node.ops.create_file_ops(node, task, O_RDONLY), node, O_RDONLY | O_LARGEFILE, place))
 
 
 def _walk_to(task: Task, start: NamespaceNode, path: bytes, flags: int, resolve: int) -> NamespaceNode:
@@ -206,7 +207,15 @@ def _finish_open(task: Task, place: NamespaceNode, flags: int, created: bool, *,
         return _open_fifo(task, place, flags, status)
     else:
         ops = node.ops.create_file_ops(node, task, flags)
-    return FileObject(ops, node, status, place)
+    return _opened(FileObject(ops, node, status, place), bool(flags & O_TRUNC) and not created)
+
+
+def _opened(file: FileObject, truncated: bool = False) -> FileObject:
+    if fsnotify.watched:
+        fsnotify.opened(file)
+        if truncated:
+            fsnotify.modified(file)
+    return file
 
 
 async def _finish_later(task: Task, place: NamespaceNode, flags: int, preparation: Awaitable[None]) -> FileObject:
@@ -229,10 +238,10 @@ def _open_fifo(task: Task, place: NamespaceNode, flags: int, status: int) -> Ope
 
     result: Any = open_fifo(task, place.node, flags)
     if isinstance(result, FileOps):
-        return FileObject(result, place.node, status, place)
+        return _opened(FileObject(result, place.node, status, place))
 
     async def opened() -> FileObject:
-        return FileObject(await result, place.node, status, place)
+        return _opened(FileObject(await result, place.node, status, place))
 
     return opened()
 

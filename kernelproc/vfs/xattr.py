@@ -9,7 +9,9 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_SETFCAP, CAP_SYS_ADMIN
 from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ENODATA, EOPNOTSUPP, EPERM, ERANGE
+from polynix.kernelproc.uapi.inotify import IN_ATTRIB
 from polynix.kernelproc.uapi.xattr import XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX
+from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.permissions import MAY_READ, MAY_WRITE, check_access, is_owner_or_capable
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ def set_xattr(task: Task, node: FsNode, name: bytes, value: bytes, flags: int) -
     _check(task, node, name, True)
     node.ops.set_xattr(node, name, value, flags)
     node.ctime_ns = node.fs.now_ns()
+    if fsnotify.watched:
+        fsnotify.tell(node, IN_ATTRIB)
 
 
 def list_xattrs(task: Task, node: FsNode) -> bytes:
@@ -80,3 +84,5 @@ def remove_xattr(task: Task, node: FsNode, name: bytes) -> None:
     _check(task, node, name, True)
     node.ops.remove_xattr(node, name)
     node.ctime_ns = node.fs.now_ns()
+    if fsnotify.watched:
+        fsnotify.tell(node, IN_ATTRIB)
