@@ -30,7 +30,7 @@ _READABLE, _WRITABLE = int(Signals.READABLE), int(Signals.WRITABLE)
 
 
 class Message:
-    """What lies in a queue."""
+    """Bytes and handles on their way."""
 
     __slots__ = ("data", "handles")
 
@@ -47,6 +47,15 @@ class Message:
         """Nobody will read it: its handles close."""
         for transfer in self.handles:
             transfer.close()
+
+
+Queued = bytes | Message
+"""What lies in a queue: a message without handles is its bytes alone."""
+
+
+def cost(queued: Queued) -> int:
+    """What a message counts in windows: the bytes that it takes, about."""
+    return len(queued) + MESSAGE_COST if type(queued) is bytes else queued.cost  # type: ignore[union-attr]
 
 
 class ChannelPeer(Protocol):
@@ -66,6 +75,9 @@ class ChannelPeer(Protocol):
     def deliver(self, message: Message) -> None:
         """Queue a message at the far end. Errors: ZxStatus for handles that can't go there; nothing was taken then."""
 
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+        """Queue messages without handles, of this cost together."""
+
     def peer_closed(self) -> None:
         """The near end is gone; nothing more will be delivered."""
 
@@ -73,7 +85,7 @@ class ChannelPeer(Protocol):
         """User signals for the far end."""
 
     def consumed(self, cost: int, backlog: int) -> None:
-        """The near end has read a message of ``cost``; ``backlog`` is queued in it."""
+        """The near end has read messages of this cost; ``backlog`` is queued in it."""
 
 
 class Holder(Protocol):
@@ -81,6 +93,9 @@ class Holder(Protocol):
 
     def push(self, message: Message) -> None:
         """Send a message to it. Errors: ZxStatus for handles that can't go there; nothing was taken then."""
+
+    def push_plain(self, datas: Sequence[bytes]) -> None:
+        """Send messages without handles to it."""
 
     def push_closed(self) -> None: ...
 
@@ -93,8 +108,8 @@ class Holder(Protocol):
 class EndRegistration(Registration, Protocol):
     """What the broker knows of an end of this process."""
 
-    def has_read(self, cost: int) -> None:
-        """The oldest message, of ``cost``, has been read."""
+    def has_read(self, count: int, cost: int) -> None:
+        """The oldest messages, so many, of this cost together, have been read."""
 
 
 class ChannelEnd(KernelObject):
@@ -105,7 +120,7 @@ class ChannelEnd(KernelObject):
     def __init__(self) -> None:
         super().__init__(Signals.WRITABLE)
         self.peer: ChannelPeer | None = None
-        self.queue: deque[Message] = deque()
+        self.queue: deque[Queued] = deque()
         self.holder: Holder | None = None
         self.bounded = False
         self.backlog = 0  # what was delivered and not read, here or at the holder
@@ -123,41 +138,81 @@ class ChannelEnd(KernelObject):
 
     # -- for the handle ----------------------------------------------------------------------------------------------------------
 
-    def check_writable(self) -> None:
-        """Errors: PEER_CLOSED, SHOULD_WAIT."""
-        if self.peer is None:
+    def check_writable(self) -> ChannelPeer:
+        """Where to write. Errors: PEER_CLOSED, SHOULD_WAIT."""
+        peer = self.peer
+        if peer is None:
             raise ZxStatus(Status.PEER_CLOSED)
-        if self.peer.is_full:
+        if peer.is_full:
             raise ZxStatus(Status.SHOULD_WAIT, "the reader is behind")
+        return peer
 
     def write(self, message: Message) -> None:
         with OBJECTS:
-            self.check_writable()
-            assert self.peer is not None
-            self.peer.deliver(message)
-            if self.peer.is_full:
+            peer = self.check_writable()
+            peer.deliver(message)
+            if peer.is_full:
                 self.update_signals(Signals.WRITABLE, Signals.NONE)
 
-    def read(self, max_bytes: int, max_handles: int) -> Message:
-        with OBJECTS:
-            if not self.queue:
+    def write_plain(self, datas: Sequence[bytes], cost: int) -> None:
+        OBJECTS.acquire()
+        try:
+            peer = self.check_writable()
+            peer.deliver_plain(datas, cost)
+            if peer.is_full:
+                self.update_signals(Signals.WRITABLE, Signals.NONE)
+        finally:
+            OBJECTS.release()
+
+    def read(self, max_bytes: int, max_handles: int) -> Queued:
+        OBJECTS.acquire()
+        try:
+            queue = self.queue
+            if not queue:
                 raise ZxStatus(Status.SHOULD_WAIT if self.peer is not None else Status.PEER_CLOSED)
-            message = self.queue[0]
-            if len(message.data) > max_bytes or len(message.handles) > max_handles:
-                raise ZxStatus(Status.BUFFER_TOO_SMALL, f"{len(message.data)} bytes, {len(message.handles)} handles")
-            self.queue.popleft()
-            if not self.queue:
+            queued = queue[0]
+            if type(queued) is bytes:
+                size = len(queued)
+                if size > max_bytes:
+                    raise ZxStatus(Status.BUFFER_TOO_SMALL, f"{size} bytes")
+                size += MESSAGE_COST
+            else:
+                _check_size(queued, max_bytes, max_handles)
+                size = cost(queued)
+            queue.popleft()
+            if not queue:
                 self._pending &= ~_READABLE
-            self.read_so_far(message.cost)
-            return message
+            self.read_so_far(1, size)
+            return queued
+        finally:
+            OBJECTS.release()
+
+    def read_many(self, most: int, most_cost: int) -> list[Queued]:
+        """The oldest messages, until they are so many or cost so much; none when there are none."""
+        OBJECTS.acquire()
+        try:
+            queue = self.queue
+            many: list[Queued] = []
+            total = 0
+            while queue and len(many) < most and total < most_cost:
+                queued = queue.popleft()
+                total += cost(queued)
+                many.append(queued)
+            if many:
+                if not queue:
+                    self._pending &= ~_READABLE
+                self.read_so_far(len(many), total)
+            return many
+        finally:
+            OBJECTS.release()
 
     # -- for the peer, and for who holds the end in another process --------------------------------------------------------------
 
-    def read_so_far(self, cost: int) -> None:
-        """The oldest message, of ``cost``, has been read."""
+    def read_so_far(self, count: int, cost: int) -> None:
+        """The oldest messages, so many, of this cost together, have been read."""
         self.backlog -= cost
         if self.registration is not None:
-            self.registration.has_read(cost)
+            self.registration.has_read(count, cost)
         if self.peer is not None:
             self.peer.consumed(cost, self.backlog)
 
@@ -174,6 +229,16 @@ class ChannelEnd(KernelObject):
                 if not self._pending & _READABLE:
                     self.update_signals(Signals.NONE, Signals.READABLE)
             self.backlog += message.cost
+
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+        """Called with the lock held."""
+        self.backlog += cost
+        if self.holder is not None:
+            self.holder.push_plain(datas)
+        else:
+            self.queue.extend(datas)
+            if not self._pending & _READABLE:
+                self.update_signals(Signals.NONE, Signals.READABLE)
 
     def peer_closed(self) -> None:
         with OBJECTS:
@@ -206,8 +271,9 @@ class ChannelEnd(KernelObject):
         if peer is not None:
             peer.peer_closed()
         unread, self.queue = self.queue, deque()
-        for message in unread:
-            self.lock.after(message.close)
+        for queued in unread:
+            if isinstance(queued, Message):
+                self.lock.after(queued.close)
 
 
 class Channel(Handle):
@@ -230,13 +296,17 @@ class Channel(Handle):
         without TRANSFER; NOT_SUPPORTED for the channel itself, or for a handle that can't go where the peer is; INVALID_ARGS for a
         handle given twice; NO_RESOURCES.
         """
+        if not handles:
+            size = len(data)
+            if size > MAX_BYTES:
+                raise ZxStatus(Status.OUT_OF_RANGE, f"{size} bytes")
+            plain = data if type(data) is bytes else bytes(data)
+            cast(ChannelEnd, self._require(Rights.WRITE)).write_plain((plain,), size + MESSAGE_COST)
+            return
         try:
             end = cast(ChannelEnd, self._require(Rights.WRITE))
             if len(data) > MAX_BYTES or len(handles) > MAX_HANDLES:
                 raise ZxStatus(Status.OUT_OF_RANGE, f"{len(data)} bytes, {len(handles)} handles")
-            if not handles:
-                end.write(Message(bytes(data)))
-                return
             for handle in handles:
                 if handle is self:
                     raise ZxStatus(Status.NOT_SUPPORTED, "a channel cannot be sent through itself")
@@ -278,22 +348,50 @@ class Channel(Handle):
                     raise
             self.wait(Signals.WRITABLE | Signals.PEER_CLOSED, deadline_ns)
 
-    def read_message(self, max_bytes: int = MAX_BYTES, max_handles: int = MAX_HANDLES) -> Message:
-        """As :meth:`read`, with the handles still in flight: for those who pass them on."""
-        return cast(ChannelEnd, self._require(Rights.READ)).read(max_bytes, max_handles)
+    def read_many(self, most: int, most_cost: int = WINDOW) -> list[Queued]:
+        """The oldest messages with their handles still in flight, for those who pass them on: until they are so many, or cost so much.
+        Errors: PEER_CLOSED once all has been read.
+        """
+        end = cast(ChannelEnd, self._require(Rights.READ))
+        many = end.read_many(most, most_cost)
+        if not many and end.peer is None:
+            raise ZxStatus(Status.PEER_CLOSED)
+        return many
 
-    def write_message(self, message: Message) -> None:
-        """Pass on what :meth:`read_message` gave. Errors: PEER_CLOSED, and the handles are closed then; SHOULD_WAIT."""
+    def write_many(self, many: Sequence[Queued]) -> None:
+        """Pass on what :meth:`read_many` gave, all of it though the window may be full on the way. Errors: PEER_CLOSED, and their
+        handles are closed then; SHOULD_WAIT, and nothing was written.
+        """
+        written = 0
         try:
-            cast(ChannelEnd, self._require(Rights.WRITE)).write(message)
+            end = cast(ChannelEnd, self._require(Rights.WRITE))
+            with OBJECTS:
+                peer = end.check_writable()
+                plain = [queued for queued in many if type(queued) is bytes]
+                if len(plain) == len(many):
+                    end.write_plain(plain, sum(map(len, plain)) + MESSAGE_COST * len(plain))
+                    return
+                for queued in many:
+                    if isinstance(queued, Message):
+                        peer.deliver(queued)
+                    else:
+                        peer.deliver_plain((queued,), cost(queued))
+                    written += 1
+                if peer.is_full:
+                    end.update_signals(Signals.WRITABLE, Signals.NONE)
         except ZxStatus as error:
             if error.status != Status.SHOULD_WAIT:
-                message.close()
+                for queued in many[written:]:
+                    if isinstance(queued, Message):
+                        queued.close()
             raise
 
     def read(self, max_bytes: int = MAX_BYTES, max_handles: int = MAX_HANDLES) -> tuple[bytes, list[Handle]]:
         """The oldest message. Errors: SHOULD_WAIT; PEER_CLOSED once all has been read; BUFFER_TOO_SMALL, and the message stays."""
-        message = self.read_message(max_bytes, max_handles)
+        queued = cast(ChannelEnd, self._require(Rights.READ)).read(max_bytes, max_handles)
+        if type(queued) is bytes:
+            return queued, []
+        message = cast(Message, queued)
         return message.data, [transfer.arrive() for transfer in message.handles]
 
     async def read_async(self) -> tuple[bytes, list[Handle]]:
@@ -325,3 +423,9 @@ class Channel(Handle):
             if end.peer is None:
                 raise ZxStatus(Status.PEER_CLOSED)
             end.peer.signal_from_peer(clear, set_)
+
+
+def _check_size(queued: Queued, max_bytes: int, max_handles: int) -> None:
+    message = cast(Message, queued)
+    if len(message.data) > max_bytes or len(message.handles) > max_handles:
+        raise ZxStatus(Status.BUFFER_TOO_SMALL, f"{len(message.data)} bytes, {len(message.handles)} handles")

@@ -25,10 +25,10 @@ class CounterObject(ShareableObject):
         self._value = 0
 
     @property
-    def pending(self) -> Signals:
+    def bits(self) -> int:
         slot = self.slot
         signals = self._pending if slot is None else slot.signals(0)
-        return Signals(signals | (_POSITIVE if self.load() > 0 else _NON_POSITIVE))
+        return signals | (_POSITIVE if self.load() > 0 else _NON_POSITIVE)
 
     def load(self) -> int:
         return self._value if self.slot is None else self.slot.load_value()

@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 from polynix.ipc.object_lock import OBJECTS
+from polynix.ipc.service import Sleeper, sleep_until
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
 
@@ -54,13 +52,15 @@ class Registration(Protocol):
         """The last handle is gone; called with the lock held."""
 
 
-@dataclass(eq=False, slots=True)
 class Observer:
     """Someone who waits, once, for one of ``signals``; called with OK and what is pending, or with CANCELED."""
 
-    handle: Handle
-    signals: Signals
-    callback: Callable[[Status, Signals], None]
+    __slots__ = ("bits", "callback", "handle")
+
+    def __init__(self, handle: Handle, signals: Signals, callback: Callable[[Status, Signals], None]) -> None:
+        self.handle = handle
+        self.bits = int(signals)
+        self.callback = callback
 
 
 class KernelObject:
@@ -79,7 +79,12 @@ class KernelObject:
     @property
     def pending(self) -> Signals:
         """The signals that are set now."""
-        return Signals(self._pending)
+        return Signals(self.bits)
+
+    @property
+    def bits(self) -> int:
+        """:attr:`pending` as a plain number: flags are ten times as slow."""
+        return self._pending
 
     @property
     def related_koid(self) -> int:
@@ -129,19 +134,19 @@ class KernelObject:
     def tell_observers(self) -> None:
         """Call those whose signals are set, with the lock held."""
         if self._observers:
-            pending = self.pending
-            told = [observer for observer in self._observers if observer.signals & pending]
-            self._observers = [observer for observer in self._observers if not observer.signals & pending]
-            for observer in told:
-                self._notify(observer, Status.OK)
+            bits = self.bits
+            told = [observer for observer in self._observers if observer.bits & bits]
+            if told:
+                self._observers = [observer for observer in self._observers if not observer.bits & bits]
+                for observer in told:
+                    self._notify(observer, Status.OK)
 
     def _notify(self, observer: Observer, status: Status) -> None:
-        callback, pending = observer.callback, self.pending
-        self.lock.after(lambda: callback(status, pending))
+        self.lock.after(partial(observer.callback, status, self.pending))
 
     def observe(self, observer: Observer) -> None:
         with self.lock:
-            if observer.signals & self.pending:
+            if observer.bits & self.bits:
                 self._notify(observer, Status.OK)
             else:
                 self._observers.append(observer)
@@ -178,6 +183,7 @@ class Handle:
         object_.add_handle()
         self._object = object_
         self.rights = rights
+        self._rights = int(rights)  # a plain number: flags are ten times as slow
 
     @classmethod
     def _adopt(cls, object_: KernelObject, rights: Rights) -> Self:
@@ -185,14 +191,16 @@ class Handle:
         handle = cls.__new__(cls)
         handle._object = object_
         handle.rights = rights
+        handle._rights = int(rights)
         return handle
 
     def _require(self, rights: Rights = Rights.NONE) -> KernelObject:
-        if self._object is None:
+        object_ = self._object
+        if object_ is None:
             raise ZxStatus(Status.BAD_HANDLE)
-        if int(rights) & ~int(self.rights):
+        if rights._value_ & ~self._rights:
             raise ZxStatus(Status.ACCESS_DENIED, str(rights & ~self.rights))
-        return self._object
+        return object_
 
     # -- identity ----------------------------------------------------------------------------------------------------------------
 
@@ -266,6 +274,10 @@ class Handle:
         """The signals that are set now."""
         return self._require(Rights.WAIT).pending
 
+    def has(self, signals: Signals) -> bool:
+        """Whether one of ``signals`` is set now."""
+        return bool(self._require(Rights.WAIT).bits & signals._value_)
+
     def signal(self, clear: Signals, set_: Signals) -> None:
         """Clear and set signals on the object itself. Errors: INVALID_ARGS for signals that only the object sets."""
         object_ = self._require(Rights.SIGNAL)
@@ -326,21 +338,19 @@ def wait_many(items: Sequence[tuple[Handle, Signals]], deadline_ns: int = INFINI
     if len(items) > MAX_WAIT_ITEMS:
         raise ZxStatus(Status.OUT_OF_RANGE, f"{len(items)} items to wait for")
     objects = [handle._require(Rights.WAIT) for handle, _ in items]
-    seen = [object_.pending for object_ in objects]
-    if any(pending & signals for pending, (_, signals) in zip(seen, items, strict=True)):
-        return seen
-    woken = threading.Event()
+    for object_, (_, signals) in zip(objects, items, strict=True):
+        if object_.bits & int(signals):
+            return [other.pending for other in objects]
+    sleeper = Sleeper()
     told: dict[int, tuple[Status, Signals]] = {}
 
     def notice(index: int, status: Status, pending: Signals) -> None:
         told[index] = status, pending
-        woken.set()
+        sleeper.wake()
 
     observers = [handle.wait_async(signals, partial(notice, index)) for index, (handle, signals) in enumerate(items)]
     try:
-        if deadline_ns >= INFINITE:
-            woken.wait()
-        elif not woken.wait(min(max(0, deadline_ns - time.monotonic_ns()) / 1e9, threading.TIMEOUT_MAX)):
+        if not sleep_until(sleeper, None if deadline_ns >= INFINITE else deadline_ns / 1e9):
             raise ZxStatus(Status.TIMED_OUT)
     finally:
         for object_, observer in zip(objects, observers, strict=True):

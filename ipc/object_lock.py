@@ -39,15 +39,23 @@ class ObjectLock:
         """Run ``callback`` once the lock, which the caller holds, is free."""
         self._due.append(callback)
 
-    def __enter__(self) -> None:
+    def acquire(self) -> None:
         self._lock.acquire()
         self._depth += 1
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         self._depth -= 1
         if self._depth or not self._due:
             self._lock.release()
             return
+        self._run_due()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _run_due(self) -> None:
         due, self._due = self._due, []
         self._lock.release()
         if _running.due is not None:

@@ -8,10 +8,11 @@ gives are odd.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from polynix.ipc.channel import MAX_BYTES, MAX_HANDLES, MESSAGE_COST
 from polynix.ipc.signals import Signals
 from polynix.ipc.wire import FRAME_HEADER_SIZE, WireError
 
@@ -110,26 +111,78 @@ def encode(operation: int, number: int, data: bytes = b"", entries: tuple[Entry,
     return b"".join((header, *[ENTRY.pack(*entry) for entry in entries], data))
 
 
-def decode(frame: bytes) -> Iterator[Record]:
-    """The records of a frame. Errors: WireError when they don't fill it."""
+class Run(NamedTuple):
+    """Messages without handles that follow each other for one end."""
+
+    number: int
+    datas: list[bytes]
+    cost: int
+    """As :func:`polynix.ipc.channel.cost` counts, together."""
+
+
+def encode_run(number: int, datas: Sequence[bytes]) -> Iterator[bytes]:
+    """Records for messages without handles, as many in each piece as a frame likes."""
+    pack = HEADER.pack
+    parts: list[bytes] = []
+    size = 0
+    for data in datas:
+        length = len(data)
+        parts.append(pack(1, 0, 0, number, length))
+        parts.append(data)
+        size += length
+        if size >= MAX_BYTES:
+            yield b"".join(parts)
+            parts.clear()
+            size = 0
+    if parts:
+        yield b"".join(parts)
+
+
+def decode(frame: bytes) -> Iterator[Record | Run]:
+    """The records of a frame. Errors: WireError when they don't fill it, or are beyond a message's limits."""
     offset, end = FRAME_HEADER_SIZE, len(frame)
     unpack, header_size = HEADER.unpack_from, HEADER.size
+    datas: list[bytes] = []
+    run = -1
+    size_of_run = 0
+    last = end - header_size
     while offset < end:
-        if offset + header_size > end:
+        if offset > last:
             raise WireError("a record without a header")
         operation, zero, count, number, size = unpack(frame, offset)
         offset += header_size
+        if operation == 1 and not count:  # Operation.WRITE, which most are
+            if number != run:
+                if datas:
+                    yield Run(run, datas, size_of_run + MESSAGE_COST * len(datas))
+                    datas = []
+                run = number
+                size_of_run = 0
+            stop = offset + size
+            if stop > end or size > MAX_BYTES or zero:
+                raise WireError("a message without its data, or beyond the limits")
+            datas.append(frame[offset:stop])
+            size_of_run += size
+            offset = stop
+            continue
+        if datas:
+            yield Run(run, datas, size_of_run + MESSAGE_COST * len(datas))
+            datas = []
+        run = -1
+        size_of_run = 0
         entries: tuple[Entry, ...] = ()
         if count:
             stop = offset + count * ENTRY.size
-            if stop > end:
-                raise WireError("a record without its entries")
+            if stop > end or count > MAX_HANDLES:
+                raise WireError("a record without its entries, or beyond the limits")
             entries = tuple([Entry(*fields) for fields in ENTRY.iter_unpack(frame[offset:stop])])
             offset = stop
-        if offset + size > end or zero:
-            raise WireError("a record without its data")
+        if offset + size > end or size > MAX_BYTES or zero:
+            raise WireError("a record without its data, or beyond the limits")
         yield Record(operation, number, entries, frame[offset : offset + size])
         offset += size
+    if datas:
+        yield Run(run, datas, size_of_run + MESSAGE_COST * len(datas))
 
 
 def word(record: Record) -> int:

@@ -26,10 +26,10 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
-from polynix.ipc.channel import RIGHTS, WINDOW, Channel, ChannelEnd, Message
+from polynix.ipc.channel import RIGHTS, WINDOW, Channel, ChannelEnd, Message, Queued
 from polynix.ipc.counter import CounterObject
 from polynix.ipc.descriptor_socket import close_descriptors, receive_packet
 from polynix.ipc.event import EventObject, EventPairEnd
@@ -38,7 +38,24 @@ from polynix.ipc.host_file import HostFileObject
 from polynix.ipc.job import JobObject
 from polynix.ipc.kinds import KINDS, descriptor_of, kind_of
 from polynix.ipc.object_lock import OBJECTS
-from polynix.ipc.record import NUMBER, ROOT, SIGNALS, VERSION, Entry, Hello, Kind, Operation, Record, decode, encode, signals, word
+from polynix.ipc.record import (
+    HEADER,
+    NUMBER,
+    ROOT,
+    SIGNALS,
+    VERSION,
+    Entry,
+    Hello,
+    Kind,
+    Operation,
+    Record,
+    Run,
+    decode,
+    encode,
+    signals,
+    word,
+)
+from polynix.ipc.service import Service
 from polynix.ipc.shareable import ShareableObject
 from polynix.ipc.shared_arena import SharedArena
 from polynix.ipc.signals import Rights, Signals
@@ -90,6 +107,12 @@ class SessionPeer:
         for transfer in message.handles:
             transfer.close()  # other handles keep the object; the broker has what was sent
 
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+        number = self.number
+        for data in datas:
+            self.session.send(HEADER.pack(1, 0, 0, number, len(data)) + data)
+        self.credit -= cost
+
     def peer_closed(self) -> None:
         """:meth:`released` tells."""
 
@@ -101,8 +124,8 @@ class SessionPeer:
 
     # -- EndRegistration ---------------------------------------------------------------------------------------------------------
 
-    def has_read(self, cost: int) -> None:
-        self._reads += 1
+    def has_read(self, count: int, cost: int) -> None:
+        self._reads += count
         self._unreported += cost
         if self._unreported >= REPORT:
             self.session.send(encode(Operation.READ, self.number, NUMBER.pack(self._reads)))
@@ -119,9 +142,10 @@ class SessionPeer:
         self.session.channels.pop(self.number, None)
         self.end.peer = self.end.registration = None
         unread, self.end.queue = self.end.queue, type(self.end.queue)()
-        for message in unread:  # the broker has them
-            for transfer in message.handles:
-                self.session.forget(transfer)
+        for queued in unread:  # the broker has them
+            if isinstance(queued, Message):
+                for transfer in queued.handles:
+                    self.session.forget(transfer)
         return self._reads
 
     def add_credit(self, cost: int) -> None:
@@ -173,7 +197,10 @@ class Session:
         self.ended = False
         self._next_number = 2
         self._flush_due = False
-        self._thread: threading.Thread | None = None
+        self._service: Service | None = None
+        self.leader = 0
+        self._look_again = False
+        self._polled_for_room = False
         hello, arena_fd = _receive_hello(beside)
         self.arena = SharedArena.attach(arena_fd, hello.member)
         self._attention = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -182,7 +209,7 @@ class Session:
         endpoints = EndpointDirectory(hello.directory)
         self._context = zmq.Context(io_threads=1)
         try:
-            self._wire = Wire(self._context, endpoints.endpoint(hello.endpoint), bind=False, beside=beside, on_attention=self._call_attention)
+            self._wire = Wire(self._context, endpoints.endpoint(hello.endpoint), bind=False, beside=beside, on_attention=self._attend)
         except zmq.ZMQError as error:
             self._context.term()
             self.arena.close()
@@ -195,8 +222,7 @@ class Session:
         end = self._new_end(Entry(ROOT, int(RIGHTS), Kind.CHANNEL, extra=WINDOW, koid=hello.koid, related_koid=hello.related_koid))
         self.root = Channel(end, RIGHTS)
         if threaded:
-            self._thread = threading.Thread(target=self._serve, name="session", daemon=True)
-            self._thread.start()
+            self._service = Service(self, "session")
             atexit.register(self.close)
 
     @classmethod
@@ -222,33 +248,61 @@ class Session:
         """Readable when :meth:`process` has something to do."""
         return self._epoll.fileno()
 
+    def serve(self, timeout: float) -> None:
+        """Sleep until there is something to do, for ``timeout`` seconds or (-1) without end, and do it."""
+        hung_up = False
+        for fd, events in self._epoll.poll(timeout):
+            if fd == self._attention:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            elif events & select.EPOLLRDHUP:
+                hung_up = True
+            else:
+                self._wire.notice(fd)
+        self._process(hung_up)
+
+    def interrupt(self) -> None:
+        """Have :meth:`serve` return soon; from any thread."""
+        with contextlib.suppress(OSError):  # it may be closed by now
+            os.eventfd_write(self._attention, 1)
+
     def process(self) -> None:
         """Take what has come, send what may be sent; never blocks, save for a moment when the broker has died."""
-        if self.ended:
-            return
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._attention)
+        if not self.ended:
+            self.serve(0)
+
+    def _process(self, hung_up: bool) -> None:
+        wire = self._wire
         try:
-            while self._receive():
-                pass
-            if not self._wire.ended and self._wire.is_hung_up:
+            self._look_again = True
+            while self._look_again:
+                self._look_again = False
+                self._receive()
+            if hung_up and not wire.ended:
                 self._wait_for_the_end()
         except (WireError, ZxStatus, ValueError) as error:
             log.warning("the session ends: %s", error)
             self._end()
             return
-        if self._wire.ended:
+        if wire.ended:
             self._end()
-        else:
+        elif wire.wants_room != self._polled_for_room:
             self._register_events()
 
     def _receive(self) -> bool:
+        """Whether something came."""
         frames = self._wire.receive()
         if frames:
+            self._look_again = not self._wire.drained
             with OBJECTS:
                 for frame in frames:
                     for record in decode(frame):
-                        self._handle(record)
+                        if type(record) is Run:
+                            peer = self.channels.get(record.number)
+                            if peer is not None:
+                                peer.end.deliver_plain(record.datas, record.cost)
+                        else:
+                            self._handle(cast(Record, record))
         self._wire.flush()
         return bool(frames)
 
@@ -256,20 +310,18 @@ class Session:
         """The broker is dead: take what it had sent."""
         deadline = time.monotonic() + HANGUP_SECONDS
         poller = select.poll()
-        for fd, _ in self._wire.poll_events()[:2]:
-            poller.register(fd, select.POLLIN)
+        for fd, events in self._wire.poll_events().items():
+            if events == select.EPOLLIN:
+                poller.register(fd, select.POLLIN)
         while not self._wire.ended and time.monotonic() < deadline:
             if not self._receive():
-                poller.poll(10)
+                for fd, _ in poller.poll(10):
+                    self._wire.notice(fd)
         self._wire.ended = True
 
-    def _serve(self) -> None:
-        while not self.ended:
-            self._epoll.poll()
-            self.process()
-
     def _register_events(self) -> None:
-        events = dict(self._wire.poll_events())
+        self._polled_for_room = self._wire.wants_room
+        events = self._wire.poll_events()
         if events != self._events and not self.ended:
             for fd in self._events:
                 self._epoll.unregister(fd)
@@ -277,9 +329,12 @@ class Session:
                 self._epoll.register(fd, mask)
             self._events = events
 
-    def _call_attention(self) -> None:
-        with contextlib.suppress(OSError):  # it may be closed by now
-            os.eventfd_write(self._attention, 1)
+    def _attend(self) -> None:
+        """Something is to be done that no descriptor tells."""
+        if threading.get_ident() != self.leader:
+            self.interrupt()
+        else:
+            self._look_again = True
 
     def send(self, record: bytes) -> None:
         """Called with the objects' lock held: queue a record, which goes when the lock is released."""
@@ -301,15 +356,14 @@ class Session:
             self.send(encode(Operation.BYE, 0))
         deadline = time.monotonic() + _CLOSE_SECONDS
         while not self.ended and self._wire.has_unsent and time.monotonic() < deadline:
-            if self._thread is None:
+            if self._service is None:
                 self._epoll.poll(0.01)
                 self.process()
             else:
                 time.sleep(0.001)
         self._end()
-        self._call_attention()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._service is not None:
+            self._service.join()
 
     def _end(self) -> None:
         with OBJECTS:
@@ -360,8 +414,9 @@ class Session:
                 ends = {end, end.peer or end}
                 seen |= ends
                 for local in ends:
-                    for message in local.queue:
-                        self._prepare(message.handles, seen)
+                    for queued in local.queue:
+                        if isinstance(queued, Message):
+                            self._prepare(queued.handles, seen)
 
     def _announce(self, object_: KernelObject) -> ObjectRegistration:
         registration = object_.registration
@@ -416,13 +471,16 @@ class Session:
             local.registration = peer
             local.peer = peer if other is not None else None
         for index, local in enumerate(ends):
-            for message in local.queue:
-                self._stock(numbers[index], message)
+            for queued in local.queue:
+                self._stock(numbers[index], queued)
         if other is None:
             self.send(encode(Operation.CLOSE, numbers[1], NUMBER.pack(0)))
 
-    def _stock(self, end: int, message: Message) -> None:
+    def _stock(self, end: int, message: Queued) -> None:
         """The broker shall know what lies unread in the queue of the end with this number; it stays in the queue."""
+        if not isinstance(message, Message):
+            self.send(encode(Operation.STOCK, end, message))
+            return
         transfers = []
         for transfer in message.handles:
             if isinstance(transfer.object, ChannelEnd):

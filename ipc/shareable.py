@@ -19,8 +19,8 @@ class ShareableObject(KernelObject):
     end = 0
 
     @property
-    def pending(self) -> Signals:
-        return Signals(self._pending if self.slot is None else self.slot.signals(self.end))
+    def bits(self) -> int:
+        return self._pending if self.slot is None else self.slot.signals(self.end)
 
     def update_signals(self, clear: Signals, set_: Signals) -> None:
         with self.lock:

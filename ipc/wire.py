@@ -35,6 +35,7 @@ _FRAME = struct.Struct("<III")
 _WANT_ACK, _ACK = 1, 2
 _TAG = struct.Struct("<I")
 _LINGER_MS = 1000
+_NOBLOCK, _EVENTS, _POLLIN, _POLLOUT = 1, 15, 1, 2  # zmq.h; the enumerations cost a microsecond each
 
 
 class WireError(Exception):
@@ -83,6 +84,8 @@ class Wire:
         self.beside = beside
         self.ended = False
         """Nothing more will come."""
+        self.drained = False
+        """Whether the last :meth:`receive` left nothing behind."""
         self._socket = context.socket(zmq.PAIR)
         self._socket.linger = _LINGER_MS
         self._socket.reconnect_ivl = 5
@@ -129,9 +132,9 @@ class Wire:
                 return  # who has it looks again after he has let it go
             try:
                 going_on = self._send_frame()
-                events = self._socket.getsockopt(self._zmq.EVENTS)
-                attention = attention or bool(events & self._zmq.POLLIN)
-                going_on = going_on or bool(events & self._zmq.POLLOUT)  # connected between the two lines
+                events = int(self._socket.getsockopt(_EVENTS))
+                attention = attention or bool(events & _POLLIN)
+                going_on = going_on or bool(events & _POLLOUT)  # connected between the two lines
             except self._zmq.ZMQError:  # it was closed meanwhile
                 return
             finally:
@@ -162,7 +165,7 @@ class Wire:
             flags = _WANT_ACK
         frame = b"".join((_FRAME.pack(MAGIC, self._received & 0xFFFF_FFFF, flags), *records))
         try:
-            self._socket.send(frame, self._zmq.NOBLOCK)
+            self._socket.send(frame, _NOBLOCK)
         except self._again:  # nobody is connected yet, or any more
             outgoing.extendleft(reversed(records))
             return False
@@ -177,36 +180,53 @@ class Wire:
 
     # -- receiving: who serves the wire ------------------------------------------------------------------------------------------
 
-    def poll_events(self) -> list[tuple[int, int]]:
+    def poll_events(self) -> dict[int, int]:
         """Descriptors to poll, each with the events that matter (epoll's numbers)."""
-        events = [(self._fd, select.EPOLLIN), (self._monitor_fd, select.EPOLLIN)]
+        events = {self._fd: select.EPOLLIN, self._monitor_fd: select.EPOLLIN}
         if self.beside is not None:
-            events.append((self.beside.fileno(), select.EPOLLRDHUP | (select.EPOLLOUT if self._descriptors else 0)))
+            events[self.beside.fileno()] = select.EPOLLRDHUP | (select.EPOLLOUT if self._descriptors else 0)
         return events
 
+    @property
+    def wants_room(self) -> bool:
+        """Whether descriptors wait for room in the unix socket: :meth:`poll_events` changes with it."""
+        return bool(self._descriptors)
+
+    def notice(self, fd: int) -> None:
+        """Poll told of ``fd``, one of :meth:`poll_events`."""
+        if fd == self._monitor_fd:
+            with self._lock:
+                if not self.ended:
+                    self._read_monitor()
+
     def receive(self, most: int = 16) -> list[bytes]:
-        """The frames that have come, at most so many; ask again until there are none. Errors: WireError."""
+        """The frames that have come, at most so many. Errors: WireError."""
         frames: list[bytes] = []
+        self.drained = False
         with self._lock:
             if self.ended:
                 return frames
-            self._read_monitor()
+            receive = self._socket.recv
             while len(frames) < most:
                 try:
-                    parts = self._socket.recv_multipart(self._zmq.NOBLOCK)
+                    part = receive(_NOBLOCK, copy=False)
                 except self._again:
                     self.ended = self._disconnected
+                    self.drained = True
                     break
-                if self._check_frame(parts):
-                    frames.append(parts[0])
-        self._flush_descriptors()
+                frame = part.bytes
+                if part.more:
+                    raise WireError("a frame of several parts")
+                if self._check_frame(frame):
+                    frames.append(frame)
+        if self._descriptors:
+            self._flush_descriptors()
         return frames
 
-    def _check_frame(self, parts: list[bytes]) -> bool:
+    def _check_frame(self, frame: bytes) -> bool:
         """Whether it has records."""
-        frame = parts[0]
-        if len(parts) != 1 or len(frame) < _FRAME.size:
-            raise WireError(f"a frame of {len(parts)} parts, {len(frame)} bytes")
+        if len(frame) < _FRAME.size:
+            raise WireError(f"a frame of {len(frame)} bytes")
         magic, received, flags = _FRAME.unpack_from(frame)
         confirmed = self._confirmed + ((received - self._confirmed) & 0xFFFF_FFFF)
         if magic != MAGIC or confirmed > self._sent or flags not in (0, _WANT_ACK, _ACK):

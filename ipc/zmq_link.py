@@ -20,9 +20,10 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
-from polynix.ipc.channel import MAX_BYTES, RIGHTS, Channel, ChannelEnd, Message
+from polynix.ipc.channel import MAX_BYTES, MESSAGE_COST, RIGHTS, Channel, ChannelEnd, Message
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 
@@ -48,7 +49,7 @@ class Link:
         self.closing = False
         self.disconnected = False
         self.credit = WINDOW  # messages that may go out
-        self.read = 0  # messages that were read, and not reported
+        self.sent_up = self.reported = 0  # messages that came, and were reported as read
         self.accepted = -1  # zmq's descriptor of the one connection
         self.socket: Any = None
         self.monitor: Any = None
@@ -61,6 +62,10 @@ class Link:
             raise ZxStatus(Status.NOT_SUPPORTED, "handles cannot leave the realm")
         self._send(b"M", message.data)
 
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+        for data in datas:
+            self._send(b"M", data)
+
     @property
     def backlog(self) -> int:
         return len(self.outgoing)
@@ -71,9 +76,9 @@ class Link:
         self._send(b"S", _SIGNALS.pack(int(clear), int(set_)))
 
     def consumed(self, cost: int, backlog: int) -> None:
-        self.read += 1
-        if self.read == WINDOW // 2:
-            self.read = 0
+        read = self.sent_up - len(self.end.queue) - self.reported
+        if read >= WINDOW // 2:
+            self.reported += WINDOW // 2
             self._send(b"K")
 
     def peer_closed(self) -> None:
@@ -106,7 +111,8 @@ class Link:
                 raise ValueError("more messages than the window")
             if len(data) > MAX_BYTES:
                 raise ValueError("a message beyond the limits")
-            self.end.deliver(Message(data))
+            self.end.deliver_plain((data,), len(data) + MESSAGE_COST)
+            self.sent_up += 1
         elif kind == b"S":
             clear, set_ = _SIGNALS.unpack(*rest)
             if (clear | set_) & ~int(self.end.user_signals):

@@ -1,12 +1,16 @@
-"""An unbounded queue from any thread into one asyncio loop: the runner's threads are given their work through it."""
+"""An unbounded queue from any thread into one loop: the runner's threads are given their work through it."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 Item = TypeVar("Item")
 
@@ -20,14 +24,18 @@ class _Shared(Generic[Item]):
         self.lock = threading.Lock()
         self.items: deque[Item] = deque()
         self.closed = False
-        self.waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self.waiter: Callable[[], None] | None = None
 
     def wake(self) -> None:
         """With the lock held: something changed."""
         waiter, self.waiter = self.waiter, None
         if waiter is not None:
-            with suppress(RuntimeError):  # the receiver's loop is gone
-                waiter[0].call_soon_threadsafe(_finish, waiter[1])
+            waiter()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the receiver's loop is gone
+        loop.call_soon_threadsafe(_finish, future)
 
 
 def _finish(future: asyncio.Future[None]) -> None:
@@ -64,6 +72,8 @@ class Receiver(Generic[Item]):
 
     async def recv(self) -> Item:
         """The next item. Errors: ChannelClosed."""
+        import asyncio
+
         while True:
             loop = asyncio.get_running_loop()
             with self._shared.lock:
@@ -72,8 +82,20 @@ class Receiver(Generic[Item]):
                 if self._shared.closed:
                     raise ChannelClosed
                 future: asyncio.Future[None] = loop.create_future()
-                self._shared.waiter = loop, future
+                self._shared.waiter = partial(_wake, loop, future)
             await future
+
+    def try_recv(self, waiter: Callable[[], None]) -> Item | None:
+        """The next item; None if there is none yet, and ``waiter`` is called once, from a sender's thread, when that changes.
+        Errors: ChannelClosed.
+        """
+        with self._shared.lock:
+            if self._shared.items:
+                return self._shared.items.popleft()
+            if self._shared.closed:
+                raise ChannelClosed
+            self._shared.waiter = waiter
+            return None
 
 
 def unbounded() -> tuple[Sender[Item], Receiver[Item]]:

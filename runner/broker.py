@@ -5,8 +5,8 @@ the host's kernel: ours and root's may. He is given the realm's arena and the na
 (:mod:`polynix.ipc.session`); :class:`~polynix.runner.member.Member` does what he asks for. The unix socket stays: descriptors go over it,
 and its end tells that the process is gone. What it had sent before is handled first.
 
-One thread serves all members. The runner's own code uses channels like anybody: a message to an end that a member holds goes out from
-the thread that writes it.
+One thread serves all members: the broker's own, or one that waits for a message anyway (:mod:`polynix.ipc.service`). The runner's own
+code uses channels like anybody: a message to an end that a member holds goes out from the thread that writes it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import select
@@ -30,6 +31,7 @@ from polynix.ipc.descriptor_socket import send_packet
 from polynix.ipc.handle import KernelObject
 from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.record import VERSION, Hello
+from polynix.ipc.service import Service
 from polynix.ipc.session import BROKER_SOCKET
 from polynix.ipc.shared_arena import DEFAULT_SLOTS, MAX_MEMBERS, SharedArena
 from polynix.ipc.status import Status, ZxStatus
@@ -72,10 +74,10 @@ class Broker:
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
-        self._closing = False
+        self._closing = self.ended = False
+        self.leader = 0
         self._lock = threading.Lock()  # of the numbers
-        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
-        self._thread.start()
+        self._service = Service(self, "broker")
 
     def _listen(self) -> socket.socket:
         path = self._endpoints.socket_path(BROKER_SOCKET)
@@ -156,28 +158,44 @@ class Broker:
     def _call(self, member: Member) -> None:
         """Have the thread look at ``member``; from any thread."""
         self._attention.append(member)
-        with contextlib.suppress(OSError):
+        if threading.get_ident() != self.leader:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Have :meth:`serve` return soon; from any thread."""
+        with contextlib.suppress(OSError):  # it may be closed by now
             os.eventfd_write(self._wake, 1)
 
-    # -- the thread --------------------------------------------------------------------------------------------------------------
+    # -- whoever serves ----------------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while not self._closing:
-            timeout = max(0.0, min(self._hung_up.values()) - time.monotonic()) if self._hung_up else -1
-            due: dict[Member, None] = {}
-            for fd, _ in self._epoll.poll(timeout):
-                if fd == self._wake:
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_read(self._wake)
-                elif fd == self._listener.fileno():
-                    self._accept()
-                elif fd in self._by_fd:
-                    due[self._by_fd[fd]] = None
-            while self._attention:
-                due[self._attention.popleft()] = None
-            for member in (*due, *[member for member in self._hung_up if member not in due]):
-                if not member.ended:
-                    self._serve(member)
+    def serve(self, timeout: float) -> None:
+        """Sleep until there is something to do, for ``timeout`` seconds or (-1) without end, and do it."""
+        if self._hung_up:
+            due_in = max(0.0, min(self._hung_up.values()) - time.monotonic())
+            timeout = due_in if timeout < 0 else min(timeout, due_in)
+        if self._attention:
+            timeout = 0
+        due: dict[Member, None] = {}
+        for fd, events in self._epoll.poll(timeout):
+            if fd == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+            elif fd == self._listener.fileno():
+                self._accept()
+            elif fd in self._by_fd:
+                member = self._by_fd[fd]
+                due[member] = None
+                if events & select.EPOLLRDHUP:
+                    self._hung_up.setdefault(member, time.monotonic() + HANGUP_SECONDS)
+                else:
+                    member.wire.notice(fd)
+        while self._attention:
+            due[self._attention.popleft()] = None
+        if self._hung_up:
+            due.update(dict.fromkeys(self._hung_up))
+        for member in due:
+            if not member.ended:
+                self._serve(member)
 
     def _serve(self, member: Member) -> None:
         wire = member.wire
@@ -194,23 +212,17 @@ class Broker:
             self._remove(member)
             return
         member.flush()
-        if len(frames) == _BATCH:
-            self._attention.append(member)
-            os.eventfd_write(self._wake, 1)
-        elif member.said_goodbye or wire.ended or self._is_over(member):
+        if member.said_goodbye or wire.ended or time.monotonic() >= self._hung_up.get(member, math.inf):
             self._remove(member)
             return
-        self._poll_for(member)
-
-    def _is_over(self, member: Member) -> bool:
-        """Whether a process that has hung up will not be heard of again."""
-        if not member.wire.is_hung_up:
-            return False
-        deadline = self._hung_up.setdefault(member, time.monotonic() + HANGUP_SECONDS)
-        return time.monotonic() >= deadline
+        if not wire.drained:
+            self._attention.append(member)
+        if not member.polled or wire.wants_room != member.polled_for_room or member in self._hung_up:
+            self._poll_for(member)
 
     def _poll_for(self, member: Member) -> None:
-        events = dict(member.wire.poll_events())
+        member.polled_for_room = member.wire.wants_room
+        events = member.wire.poll_events()
         if member in self._hung_up and member.wire.beside is not None:
             events.pop(member.wire.beside.fileno(), None)  # it would ring for ever
         if events != member.polled:
@@ -241,9 +253,8 @@ class Broker:
             if self._closing:
                 return
             self._closing = True
-        os.eventfd_write(self._wake, 1)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self.ended = True
+        self._service.join()
         with contextlib.suppress(OSError):
             os.unlink(self._endpoints.socket_path(BROKER_SOCKET))
         self._listener.close()

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from polynix.ipc.channel import HANDLE_COST, MAX_BYTES, MAX_HANDLES, WINDOW, ChannelEnd, ChannelPeer, Message
+from polynix.ipc.channel import HANDLE_COST, MESSAGE_COST, WINDOW, ChannelEnd, ChannelPeer, Message
 from polynix.ipc.counter import CounterObject
 from polynix.ipc.event import EventObject, EventPairEnd
 from polynix.ipc.handle import KernelObject, Transfer
@@ -23,7 +24,7 @@ from polynix.ipc.host_file import HostFileObject
 from polynix.ipc.job import JobObject
 from polynix.ipc.kinds import KINDS, descriptor_of, kind_of
 from polynix.ipc.object_lock import OBJECTS
-from polynix.ipc.record import NUMBER, ROOT, SIGNALS, Entry, Kind, Operation, Record, decode, encode, signals, word
+from polynix.ipc.record import NUMBER, ROOT, SIGNALS, Entry, Kind, Operation, Record, Run, decode, encode, encode_run, signals, word
 from polynix.ipc.session import REPORT
 from polynix.ipc.shareable import ShareableObject
 from polynix.ipc.signals import Rights, Signals
@@ -63,6 +64,16 @@ class Held:
         self.rights = rights
 
 
+class Pushed:
+    """A message with handles that the member has been sent, and the numbers that these have in its table."""
+
+    __slots__ = ("message", "numbers")
+
+    def __init__(self, message: Message, numbers: tuple[int, ...]) -> None:
+        self.message = message
+        self.numbers = numbers
+
+
 class HeldEnd(Held):
     """An end of a channel; its :class:`~polynix.ipc.channel.Holder`."""
 
@@ -72,34 +83,38 @@ class HeldEnd(Held):
         super().__init__(number, Kind.CHANNEL, end, rights)
         self.member = member
         self.end = end
-        self.unread: deque[tuple[Message, tuple[int, ...]]] = deque()  # what was pushed, with the numbers of its handles
+        self.unread: deque[bytes | Pushed] = deque()  # what was pushed and not read
         self._credit = 0  # what the other end has read, and the member wasn't told
         self._signals: tuple[int, int] | None = None  # to clear and to set, not sent yet
 
     def push(self, message: Message) -> None:
-        if not message.handles:
-            self.member.send(encode(Operation.WRITE, self.number, message.data))
-            self.unread.append((message, ()))
-            return
         self.member.check_all(message.handles)
         held = [self.member.hold(transfer) for transfer in message.handles]
         entries = [self.member.entry(one) for one in held]
         self.member.send(encode(Operation.WRITE, self.number, message.data, entries))
-        self.unread.append((message, tuple([one.number for one in held])))
+        self.unread.append(Pushed(message, tuple([one.number for one in held])))
         for one in held:
             if isinstance(one, HeldEnd):
                 one.start()
+
+    def push_plain(self, datas: Sequence[bytes]) -> None:
+        for records in encode_run(self.number, datas):
+            self.member.send(records)
+        self.unread.extend(datas)
 
     def start(self) -> None:
         """The member knows the end: send what lies in its queue."""
         queue, self.end.queue = self.end.queue, deque()
         self.end.holder = self
-        for message in queue:
+        for queued in queue:
+            if not isinstance(queued, Message):
+                self.push_plain((queued,))
+                continue
             try:
-                self.push(message)
+                self.push(queued)
             except ZxStatus as error:
                 log.warning("a channel of process %d breaks: %s", self.member.peer.pid, error)
-                message.close()
+                queued.close()
                 self.end.sever()
                 return
         if self.end.peer is None:
@@ -129,22 +144,28 @@ class HeldEnd(Held):
         """The member has read so many messages. Errors: WireError if it wasn't given as many."""
         if count > len(self.unread):
             raise WireError(f"{count} messages read of {len(self.unread)}")
-        for _ in range(count):
-            self.end.read_so_far(self.unread.popleft()[0].cost)
+        if count:
+            popleft = self.unread.popleft
+            read = [popleft() for _ in range(count)]
+            total = sum([len(one) + MESSAGE_COST if type(one) is bytes else cast(Pushed, one).message.cost for one in read])
+            self.end.read_so_far(count, total)
 
     def give_up(self, reads: int) -> None:
         """The end is the member's no longer; what it has not read returns to the queue. Errors: WireError."""
         self.has_read(reads)
         end, self.end.holder = self.end, None
         while self.unread:
-            message, numbers = self.unread.popleft()
-            for number in numbers:
+            one = self.unread.popleft()
+            if not isinstance(one, Pushed):
+                end.queue.append(one)
+                continue
+            for number in one.numbers:
                 held = self.member.table.pop(number, None)
                 if held is None:
                     raise WireError(f"handle {number} of a message that wasn't read is gone")
                 if isinstance(held, HeldEnd):
                     held.give_up(0)
-            end.queue.append(message)
+            end.queue.append(one.message)
         if end.queue:
             end.update_signals(Signals.NONE, Signals.READABLE)
 
@@ -162,6 +183,7 @@ class Member:
         self.said_goodbye = False
         self.endpoint = ""  # the path of its zmq endpoint
         self.polled: dict[int, int] = {}  # what the broker polls for it
+        self.polled_for_room = False
         self._next_number = ROOT
         self._flush_due = False
         self._stock = 0
@@ -253,10 +275,20 @@ class Member:
         with OBJECTS:
             for frame in frames:
                 for record in decode(frame):
-                    if record.operation == Operation.WRITE:
-                        self._write(record)
+                    if type(record) is Run:
+                        self._write_plain(record)
                     else:
-                        self._handle(record)
+                        self._handle(cast(Record, record))
+
+    def _write_plain(self, run: Run) -> None:
+        held = self._end(run.number)
+        if not held.rights & _WRITE:
+            raise WireError("a write without the right")
+        peer = held.end.peer
+        if peer is not None:
+            if peer.backlog + run.cost - len(run.datas[-1]) - MESSAGE_COST >= WINDOW:
+                raise WireError("a write beyond the window")
+            peer.deliver_plain(run.datas, run.cost)
 
     def _end(self, number: int) -> HeldEnd:
         held = self.table.get(number)
@@ -267,14 +299,8 @@ class Member:
     def _write(self, record: Record) -> None:
         held = self._end(record.number)
         peer = held.end.peer
-        if not held.rights & _WRITE or len(record.data) > MAX_BYTES or len(record.entries) > MAX_HANDLES:
-            raise WireError("a write without the right, or beyond the limits")
-        if not record.entries:
-            if peer is not None:
-                if peer.backlog >= WINDOW:
-                    raise WireError("a write beyond the window")
-                peer.deliver(Message(record.data))
-            return
+        if not held.rights & _WRITE:
+            raise WireError("a write without the right")
         transfers: list[Transfer] = []
         try:
             for entry in record.entries:
@@ -322,7 +348,9 @@ class Member:
 
     def _handle(self, record: Record) -> None:
         operation, number = record.operation, record.number
-        if operation == Operation.READ:
+        if operation == Operation.WRITE:
+            self._write(record)
+        elif operation == Operation.READ:
             self._end(number).has_read(word(record))
         elif operation == Operation.CLOSE:
             held = self.table.pop(number, None)
@@ -419,14 +447,14 @@ class Member:
         transfers = []
         for entry in record.entries:
             one = self.table.get(entry.number)
-            if one is None or entry.rights & ~one.rights or len(record.data) > MAX_BYTES or len(record.entries) > MAX_HANDLES:
+            if one is None or entry.rights & ~one.rights:
                 raise WireError("a message that makes no sense")
             transfers.append(Transfer(KINDS[one.kind].handle, one.object, Rights(entry.rights)))
         message = Message(record.data, tuple(transfers))
         self._stock += message.cost + HANDLE_COST
         if self._stock > MAX_STOCK:
             raise WireError("too many messages in queues")
-        held.unread.append((message, tuple([entry.number for entry in record.entries])))
+        held.unread.append(Pushed(message, tuple([entry.number for entry in record.entries])) if record.entries else record.data)
         held.end.backlog += message.cost
 
     # -- the end -----------------------------------------------------------------------------------------------------------------

@@ -36,10 +36,21 @@ def set_listener(listener: Callable[[TraceEvent], None] | None) -> None:
     _tracer.listener = listener
 
 
+def is_traced() -> bool:
+    """Whether somebody listens."""
+    return _tracer.listener is not None
+
+
 def trace_instant(category: str, event: str, name: str) -> None:
     """Something happened."""
     if _tracer.listener is not None:
         _tracer.listener(TraceEvent(category, event, name, time.monotonic_ns(), None))
+
+
+def trace_ended(category: str, event: str, name: str, start_ns: int) -> None:
+    """A duration that began at ``start_ns`` (CLOCK_MONOTONIC) is over."""
+    if _tracer.listener is not None:
+        _tracer.listener(TraceEvent(category, event, name, start_ns, time.monotonic_ns() - start_ns))
 
 
 LOG_VARIABLE = "POLYNIX_TRACE_LOG"
