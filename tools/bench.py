@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from polynix.tools.bench_rows import ROWS, Row
+from polynix.tools.bench_suspend import measure as measure_suspend
 from polynix.tools.bench_system import idle_cpu, memory_of_sleepers, wall_of_true
 
 SOURCES = Path(__file__).parent / "bench"
+CONTAINER_ROWS = ("true", "idle", "sleepers", "suspend", "wake")
 POLYNIX = [sys.executable, "-m", "polynix.tools.cli", "run", "--"]
 
 
@@ -171,18 +173,19 @@ def show(result: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The ``make bench`` command."""
     parser = argparse.ArgumentParser(prog="polynix-bench", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows (all): {' '.join(ROWS)} true idle sleepers")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows (all): {' '.join(ROWS)} {' '.join(CONTAINER_ROWS)}")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each side (5)")
     parser.add_argument("--no-peers", action="store_true", help="native and polynix alone")
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the result goes")
     options = parser.parse_args(arguments)
-    wanted: list[str] = options.rows or [*ROWS, "true", "idle", "sleepers"]
-    unknown = set(wanted) - {*ROWS, "true", "idle", "sleepers"}
+    wanted: list[str] = options.rows or [*ROWS, *CONTAINER_ROWS]
+    unknown = set(wanted) - {*ROWS, *CONTAINER_ROWS}
     if unknown:
         parser.error(f"no such row: {' '.join(sorted(unknown))}")
 
     peers = [] if options.no_peers else [peer for peer in PEERS if peer.found]
     result: dict[str, Any] = {"machine": machine(), "peers": [peer.name for peer in peers], "rows": {}}
+    suspended: tuple[float, float] | None = None
     with tempfile.TemporaryDirectory(prefix="polynix-bench-") as folder:
         Path(folder).chmod(0o755)
         programs = build(Path(folder))
@@ -194,6 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row = entry("CPU in 30 s of `sleep 40`", "s", [None], [idle_cpu(POLYNIX)], {}, "≤ 0.15")
             elif name == "sleepers":
                 row = entry("memory of 200 processes", "MB", [None], [memory_of_sleepers(POLYNIX)], {}, "≤ 1024")
+            elif name in ("suspend", "wake"):
+                suspended = suspended or measure_suspend(POLYNIX[:-1], programs["suspend"], 4 * options.repeat)
+                label, goal = ("suspend of 50 processes", "≤ 50") if name == "suspend" else ("message to first guest instruction, asleep", "≤ 10")
+                row = entry(label, "ms", [None], [suspended[name == "wake"]], {}, goal)
             else:
                 row = run_row(ROWS[name], programs, options.repeat, peers)
             result["rows"][name] = row

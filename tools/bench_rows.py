@@ -30,6 +30,7 @@ ROWS: dict[str, Row] = {
     "pread_tmpfs": Row("pread 4 KiB, tmpfs", "µs", "calls", "pread_tmpfs", "≤ 8"),
     "open_close": Row("open + close of /tmp/a/b", "µs", "calls", "open_close", "≤ 25"),
     "stat": Row("stat of /tmp/a/b", "µs", "calls", "stat", "≤ 15"),
+    "clock": Row("clock_gettime of CLOCK_MONOTONIC", "ns", "calls", "clock_gettime", "≤ 1.3×"),
     "mmap": Row("mmap 64 KiB, touch 2, munmap", "µs", "calls", "mmap_touch"),
     "read_1mb": Row("read 1 MB", "GB/s", "calls", "read_1mb", "≥ 0.4×"),
     "signal": Row("signal to self", "µs", "calls", "signal_self"),

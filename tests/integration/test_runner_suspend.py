@@ -8,7 +8,6 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from integration.audit import Audit, audit_fixture, build  # noqa: F401
@@ -34,8 +33,6 @@ from polynix.runner.proxy import ChannelProxy, run_proxy_thread
 from polynix.runner.suspend import SuspendContext
 from polynix.runner.trace import TraceEvent, set_listener
 from polynix.runner.wake_sources import WakeSource, new_wake_sources
-
-MODULE = Path(__file__).with_name("runner_link.py")
 
 
 class Lease:
@@ -88,13 +85,13 @@ class World:
         return event
 
     @asynccontextmanager
-    async def started(self, argv: list[str], **options: Any) -> AsyncIterator[World]:
+    async def started(self, argv: list[str], *flags: str) -> AsyncIterator[World]:
         loop = asyncio.get_running_loop()
         roots: asyncio.Queue[Channel] = asyncio.Queue()
         directory = self.audit.directory / "realm"
         directory.mkdir(mode=0o700)
         broker = Broker(str(directory), lambda _peer, root: loop.call_soon_threadsafe(roots.put_nowait, root))
-        starting = asyncio.create_task(asyncio.to_thread(Held, self.audit, argv, "--feature", f"{MODULE}:{directory}", **options))
+        starting = asyncio.create_task(asyncio.to_thread(Held, self.audit, argv, "--feature", f"power_link:{directory}", *flags))
         root = await roots.get()
         pid, handles = await root.read_async()
         power, manager, job = handles
@@ -311,6 +308,18 @@ async def test_an_alarm_wakes_by_way_of_the_runner(world: World) -> None:
     async with world.started(["python3", "-c", ALARM + "alarm(0.3); suspend(); open('/mnt/counters', 'w').write(reason())"]):
         assert await asyncio.to_thread(world.held.process.wait, 30) == 0
         assert (world.held.directory / "counters").read_text() == "0 [alarm]"
+
+
+@runs
+async def test_an_idle_container_suspends_itself_by_way_of_the_runner(world: World) -> None:
+    async with world.started(["sleep", "100"], "--suspend-after", "0.2"):
+        event = world.event("event")
+        for count in range(1, 4):
+            await asyncio.wait_for(world.until_asleep(), 20)
+            event.signal(Signals.NONE, Signals.EVENT_SIGNALED)
+            while world.context.statistics.successes < count:
+                await asyncio.sleep(0.005)
+            event.signal(Signals.EVENT_SIGNALED, Signals.NONE)
 
 
 @runs

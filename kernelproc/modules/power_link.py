@@ -1,6 +1,6 @@
-"""A kernel module for tests: the power manager's channels to a runner that the test plays, over a session with its broker.
+"""``--feature power_link:DIRECTORY``: let whoever has a broker in DIRECTORY play the runner's part in suspends; for benchmarks and tests.
 
-``--feature runner_link.py:DIRECTORY``. The first message on the root channel carries the client's end of Power, the server's end of Manager, the job.
+The first message on the session's root channel carries the client's end of Power, the server's end of Manager, and the job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from polynix.kernelproc.power.runner_link import RunnerSuspender, serve_power
 from polynix.kernelproc.registry import modules
 
 
-@modules.module("runner_link")
+@modules.module("power_link")
 def initialise(kernel: Kernel, arguments: str) -> None:
     session = Session.connect(arguments, threaded=False)
     job = Job.create()
