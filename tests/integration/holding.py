@@ -67,6 +67,7 @@ class Holding:
         return {
             "kernel": os.getpid(),
             "programs": {group.leader.comm.decode(): group.pid for group in groups if not group.is_kernel},
+            "asleep": self.kernel.power.asleep,
             "tasks": len(self.kernel.pids.tasks),
         }
 
