@@ -1,4 +1,4 @@
-"""The client's end of a protocol, for asyncio (:class:`Client`) and for threads (:class:`BlockingClient`).
+"""The client's end of a protocol, for asyncio (:class:`Client`), for threads (:class:`BlockingClient`) and for those who poll (:class:`PolledClient`).
 
 A reply carries the txid and the ordinal of its request, and both are checked. Anything wrong closes the channel, and all who wait for
 a reply are told; so are they when the server closes, with the status of its epitaph if it left one.
@@ -199,6 +199,44 @@ class Client(Generic[P]):
     def close(self) -> None:
         """Close the channel; calls that wait get CANCELED."""
         self._calls.end(self.error or ZxStatus(Status.CANCELED, "the client is closed"))
+
+
+class PolledClient:
+    """Calls over one channel for those who poll: :meth:`pump` reads what has come. ``on_event(method, payload)`` hears of events."""
+
+    def __init__(self, protocol: type[FidlProtocol], channel: Channel, on_event: Callable[[Method, Any], None] | None = None) -> None:
+        self.protocol = protocol
+        self._calls = PendingCalls(protocol, channel)
+        self._on_event = on_event
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the channel is closed, once all that came before has been read."""
+        return self._calls.error
+
+    def send(self, method: Callable[..., Awaitable[Any]], request: Any = None, finish: Finish | None = None) -> None:
+        """Send a request; ``finish`` is for two-way methods, as in :meth:`PendingCalls.send`. Errors: EncodeError, ZxStatus, why the channel is closed."""
+        self._calls.send(method_of(self.protocol, method), request, finish)
+
+    def pump(self) -> bool:
+        """Take all messages that have come; returns whether there was something new."""
+        heard = False
+        while self._calls.error is None:
+            try:
+                event = self._calls.receive(*self._calls.channel.read())
+                heard = True
+                if event is not None and self._on_event is not None:
+                    self._on_event(*event)
+            except (DecodeError, ZxStatus) as error:
+                if isinstance(error, ZxStatus) and error.status == Status.SHOULD_WAIT:
+                    break
+                self._calls.end(error)
+                return True
+        return heard
+
+    def close(self) -> None:
+        """Close the channel; calls that wait get CANCELED."""
+        self._calls.end(self._calls.error or ZxStatus(Status.CANCELED, "the client is closed"))
 
 
 def make_proxy(protocol: type[P], call: Callable[..., Coroutine[Any, Any, Any]]) -> P:

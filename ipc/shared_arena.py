@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import struct
 import threading
 from typing import Protocol
 
 from polynix.ipc._atomics import Words
 from polynix.ipc.object_lock import OBJECTS
+from polynix.ipc.shared_memory import new_memory
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 
@@ -125,22 +125,18 @@ class SharedArena:
     @classmethod
     def create(cls, slots: int = DEFAULT_SLOTS) -> SharedArena:
         """A new arena, without a name; the caller is its broker. Errors: NO_MEMORY."""
-        import posix_ipc
-
-        name = f"/polynix-arena-{os.getpid()}-{secrets.token_hex(6)}"
         size = _FIRST_SLOT + slots * SLOT_SIZE
         try:
-            shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
+            fd = new_memory("arena", size)
         except OSError as error:
             raise ZxStatus(Status.NO_MEMORY, str(error)) from error
-        shared.unlink()
         try:
-            os.posix_fallocate(shared.fd, 0, size)  # a full file system must not kill by SIGBUS later
-            os.pwrite(shared.fd, struct.pack("<II", MAGIC, slots), _MAGIC)
+            os.posix_fallocate(fd, 0, size)  # a full file system must not kill by SIGBUS later
+            os.pwrite(fd, struct.pack("<II", MAGIC, slots), _MAGIC)
         except OSError as error:
-            os.close(shared.fd)
+            os.close(fd)
             raise ZxStatus(Status.NO_MEMORY, f"an arena of {size} bytes: {error.strerror}") from error
-        return cls(shared.fd, BROKER)
+        return cls(fd, BROKER)
 
     @classmethod
     def attach(cls, fd: int, member: int) -> SharedArena:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import cast
 
 from polynix.ipc.handle import Handle, KernelObject
+from polynix.ipc.shared_memory import new_memory
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
 
 RIGHTS = Rights.BASIC | Rights.IO | Rights.PROPERTY | Rights.MAP | Rights.SIGNAL | Rights.RESIZE
 FILE_RIGHTS = RIGHTS & ~(Rights.WRITE | Rights.RESIZE)
 PAGE_SIZE = 4096
-SHM_DIRECTORY = "/dev/shm"
 
 
 class VmoObject(KernelObject):
@@ -62,30 +61,6 @@ class ReferenceChild(VmoObject):
         self.lock.after(self._parent.child_gone)
 
 
-def _new_memory(size: int) -> int:
-    """A descriptor of ``size`` bytes of zeros. /dev/shm is passed over where it is too small, or where nothing in it may be executed, as in containers."""
-    import posix_ipc
-
-    try:
-        directory = os.statvfs(SHM_DIRECTORY)
-        usable = not directory.f_flag & os.ST_NOEXEC and size <= directory.f_bavail * directory.f_frsize
-    except OSError:
-        usable = False
-    if not usable:
-        fd = os.memfd_create("polynix-vmo", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, size)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
-    name = f"/polynix-vmo-{os.getpid()}-{secrets.token_hex(6)}"
-    memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
-    memory.unlink()
-    os.set_inheritable(memory.fd, False)
-    return int(memory.fd)
-
-
 class Vmo(Handle):
     """A handle to memory."""
 
@@ -94,7 +69,7 @@ class Vmo(Handle):
         """``size`` bytes of zeros, rounded up to pages. Errors: OUT_OF_RANGE, NO_MEMORY."""
         size = _pages(size)
         try:
-            return cls(VmoObject(_new_memory(size)), RIGHTS)
+            return cls(VmoObject(new_memory("vmo", size)), RIGHTS)
         except OSError as error:
             raise ZxStatus(Status.NO_MEMORY, str(error)) from error
 

@@ -1,251 +1,138 @@
-"""Serves the control channel: starts programs, relays signals and window sizes, reports exits.
+"""fuchsia.starnix.container.Controller: what the outside asks of a container, served in the kernel's loop.
 
-The next floor up from here is outside the kernel process.
+Source: Starnix's ``kernel/runner/src/serve_protocols.rs``. Unlike there, a program that cannot be started costs its caller an error and nobody else
+anything.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import select
-import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from polynix.ipc.control_channel import ControlChannel, Message, receive_descriptors
-from polynix.kernelproc.devices.host_file import open_host_descriptors
+from polynix.addrspace._usercopy import MemoryObject
+from polynix.ipc.bindings import MethodError
+from polynix.ipc.host_file import HostFile
+from polynix.ipc.objects import Channel, Job
+from polynix.ipc.protocols.controller import (
+    Controller,
+    ControllerGetJobHandleResponse,
+    ControllerGetVmoReferencesRequest,
+    ControllerGetVmoReferencesResponse,
+    ControllerSendSignalRequest,
+    ControllerSetSyscallLogFilterRequest,
+    ControllerSpawnConsoleRequest,
+    ControllerSpawnConsoleResponse,
+    ControllerVsockConnectRequest,
+    SendSignalError,
+    SetSyscallLogFilterError,
+    SpawnConsoleError,
+    VmoReference,
+)
+from polynix.kernelproc.console_session import run_on_console
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.mounts import BootTask
-from polynix.kernelproc.signals.send import send_to_group, send_to_process_group
+from polynix.kernelproc.fidl_loop import EngineServer
+from polynix.kernelproc.programs import take_descriptor
+from polynix.kernelproc.signals.send import send_to_group
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.task.credentials import Credentials
-from polynix.kernelproc.task.exec import start_program
-from polynix.kernelproc.task.fd_table import FdTable
-from polynix.kernelproc.task.resource_limits import ResourceLimits
-from polynix.kernelproc.uapi.errno import EIO, ENOTDIR
-from polynix.kernelproc.uapi.fcntl import AT_FDCWD
-from polynix.kernelproc.uapi.poll import POLLIN
-from polynix.kernelproc.uapi.signal import SI_USER, SIGCONT, SIGSTOP
-from polynix.kernelproc.vfs.fs_context import FsContext
-from polynix.kernelproc.vfs.lookup import lookup
+from polynix.kernelproc.syscall_log import SyscallLog
+from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.signal import SI_USER
 
 if TYPE_CHECKING:
-    from polynix.kernelproc.devices.console import Console
     from polynix.kernelproc.kernel import Kernel
-    from polynix.kernelproc.options import ContainerOptions
-    from polynix.kernelproc.task.task import Task
-    from polynix.kernelproc.task.thread_group import ThreadGroup
+    from polynix.kernelproc.vfs.file_object import FileObject
 
 log = logging.getLogger(__name__)
 
+MAX_SIGNAL = 64
 
-class Controller:
-    """One container's end of the channel. The container ends with pid 1, with a ``shutdown`` message, or with the caller."""
 
-    def __init__(self, kernel: Kernel, options: ContainerOptions, channel: ControlChannel, peer: socket.socket) -> None:
+class ContainerController(Controller):
+    """One container's Controller; serves any number of clients. ``connect_vsock(port, descriptor)``, when a part of the kernel sets it, bridges a connected
+    stream socket of the host, which it takes over, to what listens on a port inside.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.options = options
-        self.channel = channel
-        self.peer = peer
-        self.console: Console | None = None
-        self.groups: dict[int, ThreadGroup] = {}  # by request number
-        self._descriptors: dict[int, list[int]] = {}  # arrived before their request
-        self._requests: dict[int, Message] = {}  # arrived before their descriptors
-        self._paused: list[ThreadGroup] = []
-        peer.setblocking(False)
-        engine = kernel.engine
-        engine.watch(peer.fileno(), select.EPOLLIN | select.EPOLLRDHUP, self._peer_ready)
-        engine.watch(channel.fd, select.EPOLLIN, lambda _events: self._receive())
-        self.send("ready", pid=os.getpid())
-        self._receive()
+        self.job = Job.create()
+        self.syscall_log = SyscallLog(kernel)
+        self.connect_vsock: Callable[[int, int], None] | None = None
 
-    def send(self, op: str, **fields: Any) -> None:
-        """Send a message to the caller."""
-        self.channel.send(op, **fields)
-        self.kernel.engine.call_soon(self._receive)  # zmq's descriptor is edge-triggered: sending may have swallowed an edge
+    def serve(self, channel: Channel) -> None:
+        """Serve one more client."""
+        EngineServer(self.kernel.engine, Controller, self, channel)
 
-    # -- what arrives ------------------------------------------------------------------------------------------------------------
+    async def get_job_handle(self) -> ControllerGetJobHandleResponse:
+        return ControllerGetJobHandleResponse(job=self.job.duplicate())
 
-    def _receive(self) -> None:
-        for message in self.channel.receive_all():
-            try:
-                self._handle(message)
-            except Exception:
-                log.exception("control message %r failed", message.get("op"))
+    async def send_signal(self, request: ControllerSendSignalRequest) -> None:
+        group = None if request.pid is None else self.kernel.pids.thread_groups.get(request.pid)
+        if group is None or group.exited or request.signal is None:
+            raise MethodError(SendSignalError.INVALID_TARGET)
+        if not 0 < request.signal <= MAX_SIGNAL:
+            raise MethodError(SendSignalError.INVALID_SIGNAL)
+        send_to_group(group, SigInfo(request.signal, SI_USER))
 
-    def _handle(self, message: Message) -> None:
-        op = message["op"]
-        if op == "spawn":
-            self._requests[message["id"]] = message
-            self._match(message["id"])
-        elif op == "signal":
-            self._signal(message)
-        elif op == "window_size":
-            if self.console is not None:
-                self.console.terminal.set_window(*message["window"])
-        elif op == "terminal":
-            if self.console is not None:
-                self.console.terminal.set_window(*message["window"])
-                self.console.attach_input()
-        elif op == "pause":
-            self._pause()
-        elif op == "resume":
-            self._resume()
-        elif op == "script":
-            from polynix.kernelproc.scripting.requests import answer  # few containers are scripted
+    async def spawn_console(self, request: ControllerSpawnConsoleRequest) -> ControllerSpawnConsoleResponse:
+        source, sink = request.console_in, request.console_out
+        if not isinstance(source, HostFile) or not isinstance(sink, HostFile) or not request.binary_path:
+            raise MethodError(SpawnConsoleError.INVALID_ARGS)
+        path = request.binary_path.encode()
+        argv = [argument.encode() for argument in request.argv or (request.binary_path,)]
+        env = [variable.encode() for variable in request.environ or ()]
+        if any(b"\0" in text for text in (path, *argv, *env)):
+            raise MethodError(SpawnConsoleError.INVALID_ARGS)
+        size = request.window_size
+        window = (0, 0, 0, 0) if size is None else (size.rows, size.cols, size.x_pixels, size.y_pixels)
+        with source, sink:
+            descriptors = take_descriptor(source), take_descriptor(sink)
+        try:
+            status = await run_on_console(self.kernel, descriptors, path, argv, env, window)
+        except Errno as error:
+            log.info("cannot spawn %s on a console: %s", request.binary_path, error)
+            raise MethodError(SpawnConsoleError.INVALID_ARGS) from None
+        if status & 0x7F:
+            raise MethodError(SpawnConsoleError.CANCELED)
+        return ControllerSpawnConsoleResponse(status >> 8 & 0xFF)
 
-            self.send("scripted", id=message["id"], **answer(self.kernel, message))
-        elif op == "shutdown":
-            self.kernel.engine.stop()
-        else:
-            log.warning("unknown control message %r", op)
-
-    def _peer_ready(self, _events: int) -> None:
-        while True:
-            try:
-                received = receive_descriptors(self.peer)
-            except BlockingIOError:
-                return
-            except OSError:
-                received = None
-            if received is None:  # the caller is gone
-                self.kernel.engine.stop()
-                return
-            tag, descriptors = received
-            self._descriptors[tag] = [_move_up(fd) for fd in descriptors]
-            self._match(tag)
-
-    def _match(self, tag: int) -> None:
-        if tag in self._requests and tag in self._descriptors:
-            message, descriptors = self._requests.pop(tag), self._descriptors.pop(tag)
-            self.kernel.engine.spawn(self._spawn(message, descriptors), f"spawn {tag}")
-
-    def _signal(self, message: Message) -> None:
-        group = self.groups.get(message["id"])
-        self.send("noted", id=message["id"])
-        if group is None or group.exited:
-            return
-        info = SigInfo(message["signal"], SI_USER)
-        if message.get("group"):
-            send_to_process_group(group.process_group, info)
-        else:
-            send_to_group(group, info)
-
-    # -- the caller's shell stops and continues the container as one job --------------------------------------------------------
-
-    def _input_wanted(self) -> None:
-        """Somebody reads the terminal while the caller is in its background: natively, SIGTTIN would stop the job."""
-        self.send("input_wanted")
-
-    def _pause(self) -> None:
-        """Stop every process that runs, remember which, and let the caller stop itself, too."""
-        if self.console is not None:
-            self.console.detach_input()
+    async def get_vmo_references(self, request: ControllerGetVmoReferencesRequest) -> ControllerGetVmoReferencesResponse:
+        """Which descriptors of which processes lead to a memory object of the kernel; its koid is ``MemoryObject.id``."""
+        found = []
         for group in list(self.kernel.pids.thread_groups.values()):
-            if not group.exited and not group.stopped_by and not group.signals.unkillable:
-                self._paused.append(group)
-                send_to_group(group, SigInfo(SIGSTOP))
-        self.send("suspend")
+            if group.exited:
+                continue
+            for fd, file in list(group.leader.files.files.items()):
+                memory = _memory_of(file)
+                if memory is not None and (request.koid is None or memory.id == request.koid):
+                    name = group.leader.comm.decode(errors="replace")
+                    found.append(VmoReference(process_name=name, pid=group.pid, fd=fd, koid=memory.id))
+        return ControllerGetVmoReferencesResponse(references=found)
 
-    def _resume(self) -> None:
-        paused, self._paused = self._paused, []
-        for group in paused:
-            if not group.exited:
-                send_to_group(group, SigInfo(SIGCONT))
+    async def set_syscall_log_filter(self, request: ControllerSetSyscallLogFilterRequest) -> None:
+        if request.process_name is None:
+            raise MethodError(SetSyscallLogFilterError.MISSING_PROCESS_NAME)
+        self.syscall_log.add_filter(request.process_name.encode())
 
-    # -- programs ----------------------------------------------------------------------------------------------------------------
+    async def clear_syscall_log_filters(self) -> None:
+        self.syscall_log.clear()
 
-    async def _spawn(self, message: Message, descriptors: list[int]) -> None:
-        request = message["id"]
-        try:
-            task = await self._start(message, descriptors)
-        except _NoDirectory as error:
-            self._fail(request, error.errno, os.strerror(error.errno), message["cwd"])
+    async def vsock_connect(self, request: ControllerVsockConnectRequest) -> None:
+        if request.port is None or not isinstance(request.bridge_socket, HostFile):
+            log.warning("VsockConnect without a port or a socket")
             return
-        except Errno as error:
-            self._fail(request, error.errno, os.strerror(error.errno), message["argv"][0])
+        if self.connect_vsock is None:
+            track_stub("VsockConnect")
+            request.bridge_socket.close()
             return
-        except Exception as error:
-            log.exception("cannot start %r", message["argv"])
-            self._fail(request, 0, f"cannot start {message['argv'][0]}: {error}", message["argv"][0])
-            return
-        group = self.groups[request] = task.group
-        self.send("spawned", id=request, pid=group.pid)
-        self.kernel.kthreads.spawn(self._watch(request, group), f"watch {group.pid}")
-
-    def _fail(self, request: int, number: int, message: str, path: str) -> None:
-        """The program could not be started, because of ``path``; without any program the container ends."""
-        self.send("failed", id=request, errno=number, message=message, path=path)
-        if self.kernel.init is None:
-            self.kernel.engine.stop()
-
-    async def _start(self, message: Message, descriptors: list[int]) -> Task:
-        kernel = self.kernel
-        credentials = Credentials.root() if message["uid"] == 0 else Credentials.user(message["uid"], message["gid"])
-        if message["uid"] == 0 and message["gid"] != 0:
-            gid = message["gid"]
-            credentials = credentials.replace(gid=gid, egid=gid, sgid=gid, fsgid=gid)
-        limits = ResourceLimits()
-        files = FdTable(limits)
-        opened, console = open_host_descriptors(kernel, descriptors, bool(message["terminal"]))
-        for fd, file in enumerate(opened):
-            files.install_at(fd, file, False)
-        fs = FsContext(kernel.namespace)
-        self._change_directory(fs, credentials, message)
-        argv = [os.fsencode(argument) for argument in message["argv"]]
-        env = [os.fsencode(variable) for variable in message["env"]]
-        try:
-            task = await start_program(kernel, argv, env, fs, credentials, files, limits, parent=kernel.init)
-        except BaseException:
-            for file in opened:
-                if file.references:
-                    file.release()
-            raise
-        for observer in kernel.observers:
-            observer.started(task, argv, env)
-        if console is not None:
-            self.console = console
-            console.terminal.set_window(*message["window"])
-            console.terminal.set_controlling(task.group.process_group.session, task.group.process_group)
-            console.on_input_wanted = self._input_wanted
-            console.on_suspend = self._pause
-            if message["attached"]:
-                console.attach_input()
-        return task
-
-    def _change_directory(self, fs: FsContext, credentials: Credentials, message: Message) -> None:
-        """The caller's directory where it exists inside, else the root. Errors: those of a directory that was asked for."""
-        try:
-            place = lookup(BootTask(self.kernel, fs, credentials), AT_FDCWD, os.fsencode(message["cwd"]))  # type: ignore[arg-type]
-            if not place.node.is_directory:
-                raise Errno(ENOTDIR)
-            fs.cwd = place
-        except Errno as error:
-            if message["cwd_required"]:
-                raise _NoDirectory(error.errno) from None
-
-    async def _watch(self, request: int, group: ThreadGroup) -> None:
-        """Report the end of a program, and with pid 1 the container's."""
-        while not group.exited:
-            await group.exit_wait.wait(POLLIN)
-        status = group.exit_code if group.exit_code is not None else EIO
-        del self.groups[request]
-        if group is self.kernel.init:
-            if self.console is not None:
-                await self.console.drain()
-            self.kernel.engine.stop()
-        self.send("exited", id=request, status=status)
+        with request.bridge_socket as bridge:
+            self.connect_vsock(request.port, take_descriptor(bridge))
 
 
-class _NoDirectory(Errno):
-    """The working directory that was asked for cannot be entered."""
-
-
-def _move_up(fd: int) -> int:
-    """The kernel's descriptors stay at 64 and above, out of the way of what a stub's start puts in place."""
-    import fcntl
-
-    if fd >= 64:
-        return fd
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
-    os.close(fd)
-    return high
+def _memory_of(file: FileObject) -> MemoryObject | None:
+    """The memory that a file already is (a memfd, a tmpfs file that was mapped); looking makes none."""
+    for place in (file.node.ops, file.ops):
+        memory = getattr(place, "memory", None)
+        if isinstance(memory, MemoryObject):
+            return memory
+    return None

@@ -1,4 +1,4 @@
-"""Boot: builds the Kernel of one container, mounts its file systems, serves the control channel, runs the loop, and takes
+"""Boot: waits for the container to be asked for, builds its Kernel, mounts its file systems, serves its protocols, runs the loop, and takes
 everything down.
 
 The order is Starnix's (STARNIX.md, "Container start order"): kernel object, features, root file system, device nodes and virtual
@@ -15,6 +15,7 @@ import resource
 import select
 import socket
 import sys
+import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ from polynix.addrspace.host_vdso import publish_host_vdso
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.region import RegionFactory, SharedMemoryUnavailable
 from polynix.addrspace.stub_pool import StubPool
-from polynix.ipc.control_channel import ControlChannel
+from polynix.ipc.session import Session
 from polynix.kernelproc.clock import HostClock
-from polynix.kernelproc.controller import Controller
+from polynix.kernelproc.container import Container, Start, take_standard_error, wait_for_start
 from polynix.kernelproc.engine import Engine
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.hot_text import enable_patching
@@ -59,33 +60,69 @@ class BootError(Exception):
     expected = True
 
 
-def run_kernel(options: ContainerOptions, control_path: str, peer: socket.socket, create_pager: Callable[[Vmo, int], Channel]) -> int:
-    """The kernel process from boot to the container's end; returns its exit status. ``create_pager`` is ``Kernel.create_pager``."""
-    logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
-    raise_descriptor_limit()
-    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.isatty():
-        sys.stderr.reconfigure(newline="\r\n")  # the caller's terminal is raw meanwhile
-    kernel = build_kernel(options)
-    kernel.create_pager = create_pager
-    mount_file_systems(kernel, options)
-    enable_features(kernel, options)
-    if options.suspend_after:
-        Autosleep(kernel, int(options.suspend_after * 1e9))
-    start_tracing(kernel, options)
-    if options.builtin_init:
-        start_builtin_init(kernel)
-    channel = ControlChannel(control_path, bind=False)
-    Controller(kernel, options, channel, peer)
-    inspector = Inspector(kernel)
+def run_kernel(beside: socket.socket, create_pager: Callable[[Vmo, int], Channel]) -> None:
+    """The kernel process, from its first message to the container's end. ``beside`` is the socket of its session; ``create_pager`` is
+    ``Kernel.create_pager``.
+    """
+    session = Session(beside, threaded=False)
+    try:
+        start = wait_for_start(session)
+        if start is not None:
+            run_container(session, start, create_pager)
+    finally:
+        session.close()
+
+
+def run_container(session: Session, start: Start, create_pager: Callable[[Vmo, int], Channel]) -> None:
+    """Boot as ``start`` says, and run until the end, which the start's controller is told."""
+    try:
+        take_standard_error(start.info)
+        options = start.options
+        set_up_logging(options)
+        raise_descriptor_limit()
+        kernel = build_kernel(options)
+        kernel.create_pager = create_pager
+        mount_file_systems(kernel, options)
+        enable_features(kernel, options)
+        if options.suspend_after:
+            Autosleep(kernel, int(options.suspend_after * 1e9))
+        start_tracing(kernel, options)
+        if options.builtin_init:
+            start_builtin_init(kernel)
+        inspector = Inspector(kernel)
+    except Exception as error:
+        start.refuse(describe_failure(error))
+        return
+    container = Container(kernel, session, start)
     gc.freeze()  # what boot made lives as long as the kernel; collections need not look at it
     gc.enable()
+    failure = ""
     try:
         kernel.engine.run()
+    except Exception as error:
+        failure = describe_failure(error)
     finally:
+        container.tell_end(failure)
         inspector.close()
         shut_down(kernel)
-        channel.close()
-    return 0
+
+
+def set_up_logging(options: ContainerOptions) -> None:
+    """Log to standard error."""
+    logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
+    if isinstance(sys.stderr, io.TextIOWrapper) and os.isatty(2):
+        sys.stderr.reconfigure(newline="\r\n")  # the caller's terminal is raw meanwhile
+
+
+def describe_failure(error: Exception) -> str:
+    """Why the kernel cannot start or go on, in one line."""
+    log.debug("the kernel process failed", exc_info=error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not getattr(error, "expected", False):
+        text = f"{type(error).__name__}: {text}"
+        if os.environ.get("POLYNIX_TRACEBACK"):
+            traceback.print_exception(error)
+    return text[:4000].encode(errors="replace").decode()
 
 
 def raise_descriptor_limit() -> None:

@@ -1,4 +1,4 @@
-"""What the kernel process offers to the outside: protocols by name, served in its loop.
+"""What the kernel process offers to the outside: protocols by name, served in its loop. Kept in ``kernel.expando``.
 
 Parts of the kernel that talk to the outside add themselves here; who opens a name gets a server of its own.
 """
@@ -17,8 +17,7 @@ from polynix.kernelproc.fidl_loop import EngineServer
 class OutgoingDirectory(Directory):
     """The names and who serves them."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self) -> None:
         self.services: dict[str, Callable[[Channel], object]] = {}
 
     def add(self, name: str, serve: Callable[[Channel], object]) -> None:
@@ -27,9 +26,13 @@ class OutgoingDirectory(Directory):
 
     def serve(self, channel: Channel) -> None:
         """Serve one more client of the directory itself."""
-        EngineServer(self.engine, Directory, self, channel)
+        EngineServer(Engine.running, Directory, self, channel)
 
     async def open(self, request: DirectoryOpenRequest) -> None:
+        self.connect(request)
+
+    def connect(self, request: DirectoryOpenRequest) -> None:
+        """Have the request's channel served, or closed."""
         if request.channel is None:
             return
         serve = self.services.get(request.name or "")

@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polynix.runner.connection import ContainerError as ContainerError
     from polynix.runner.container import DEVNULL as DEVNULL
     from polynix.runner.container import PIPE as PIPE
     from polynix.runner.container import STDOUT as STDOUT
     from polynix.runner.container import Container as Container
     from polynix.runner.container import Process as Process
     from polynix.runner.container import run as run
+    from polynix.runner.errors import ContainerError as ContainerError
 
 __version__ = "0.1.0"
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "ContainerError", "Process", "run"]
@@ -27,7 +27,7 @@ __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "ContainerError", "Process"
 def __getattr__(name: str) -> Any:
     # Lazily: the command line imports this package before it knows what it will need.
     if name in __all__:
-        from polynix.runner import connection, container
+        from polynix.runner import container, errors
 
-        return getattr(connection if name == "ContainerError" else container, name)
+        return getattr(errors if name == "ContainerError" else container, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

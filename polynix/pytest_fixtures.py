@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from polynix.kernelproc.hook_rule import HookRule
-from polynix.runner.connection import ContainerError
 from polynix.runner.container import Container
+from polynix.runner.errors import ContainerError
 
 Schedule = HookRule | Sequence[HookRule] | None
 CONTAINERS = pytest.StashKey[list[Container]]()

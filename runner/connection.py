@@ -1,192 +1,273 @@
-"""The caller's end of one container: starts its kernel process, speaks the control channel, notices its death, cleans up."""
+"""A client of a runner, and one container that the runner has started for it.
+
+Everything here polls: there is no thread, and whoever waits calls :meth:`ContainerConnection.poll`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
-from polynix.ipc.control_channel import ControlChannel, Message, descriptor_socket_pair, send_descriptors
+from polynix.ipc.bindings import FidlProtocol, Method
+from polynix.ipc.client import PolledClient
+from polynix.ipc.fidl import FidlError
+from polynix.ipc.host_file import HostFile
+from polynix.ipc.objects import Channel, Event, ZxStatus
+from polynix.ipc.protocols.component import (
+    ComponentController,
+    ComponentRunner,
+    ComponentRunnerStartRequest,
+    ComponentStartInfo,
+    ComponentStopInfo,
+    Dictionary,
+    Directory,
+    DirectoryOpenRequest,
+    HandleInfo,
+    descriptor_id,
+)
+from polynix.ipc.protocols.programs import (
+    Data,
+    Program,
+    ProgramArguments,
+    Programs,
+    ProgramSignalRequest,
+    ProgramsSpawnRequest,
+    ProgramsSpawnResponse,
+    window_size,
+)
+from polynix.ipc.protocols.scripting import Scripting, ScriptingText
+from polynix.ipc.session import Session
 from polynix.kernelproc.options import ContainerOptions
-from polynix.runner import launcher
-from polynix.runner.host import UnsuitableHost, check_host
-from polynix.runner.run_directory import RunDirectory, parent_directory, remove_region
+from polynix.runner.errors import ContainerError as ContainerError
+from polynix.runner.private_runner import PrivateRunner
 
-STOP_SECONDS = 2.0  # how long a kernel process may take to end before it is killed
-
-
-class ContainerError(Exception):
-    """polynix itself failed: the container could not be started, or its kernel died."""
+LAST_WORDS_SECONDS = 5.0  # between the end of a kernel and what the runner says about it
+_EVENTS = {"OnExited": "exited", "OnSuspend": "suspend", "OnInputWanted": "input_wanted"}
 
 
-class KernelConnection:
-    """One kernel process. ``in_process`` forks it from this process, which must have no threads; otherwise a launcher does."""
+class ContainerConnection:
+    """One container: its component controller, and the protocols that it offers."""
 
-    def __init__(self, options: ContainerOptions, *, in_process: bool = False) -> None:
-        self._process: Any = None  # multiprocess.Process
-        self._launcher: subprocess.Popen[bytes] | None = None
-        self._closed = False
-        self._tags = 0
-        self._ready = False  # a pair has no queue before its peer connects
-        self.kernel_pid = 0  # known when it is ready
-        self.channel: ControlChannel | None = None
-        self._early: list[Message] = []
+    def __init__(self, options: ContainerOptions, runner: PrivateRunner) -> None:
+        """Have ``runner``, which is the connection's from now on, start a container. Errors: ContainerError."""
+        self.runner = runner
         try:
-            check_host()
-        except UnsuitableHost as error:
-            raise ContainerError(str(error)) from None
-        inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2] if in_process else []
+            self.session = Session(runner.session_socket(), threaded=False)
+        except ZxStatus as error:
+            runner.close()
+            raise ContainerError(f"cannot reach the runner: {error}") from error
+        self.stop_info: ComponentStopInfo | None = None
+        self.signals_noted = 0
+        self._clients: list[PolledClient] = []
+        self._running: dict[int, tuple[PolledClient, Callable[[str, int], None]]] = {}
+        self._requests = 0
+        self._kernel_pid = 0
+        controller, controller_end = Channel.create()
+        outgoing, outgoing_end = Channel.create()
+        self._controller = PolledClient(ComponentController, controller, self._stopped)
+        self._outgoing = PolledClient(Directory, outgoing)
+        self._scripting: PolledClient | None = None
+        info = ComponentStartInfo(
+            resolved_url="polynix:container",
+            program=Dictionary.of({"options": options.to_json()}),
+            outgoing_dir=outgoing_end,
+            numbered_handles=[HandleInfo(HostFile.create(2), descriptor_id(2))] if _is_open(2) else [],
+            component_instance=Event.create(),
+        )
         try:
-            self.directory = RunDirectory()
-        except OSError as error:
-            raise ContainerError(f"cannot make a run directory: {error.filename or parent_directory()}: {error.strerror}") from error
-        try:
-            self.peer, theirs = descriptor_socket_pair()
-            if in_process:
-                self._process = launcher.fork_kernel_process(options, self.directory.path, theirs, close=(self.peer.fileno(), *inherited))
-            else:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "polynix.runner.launcher",
-                    str(theirs.fileno()),
-                    self.directory.path,
-                    str(self.directory.lock_fd),
-                ]
-                self._launcher = subprocess.Popen(
-                    [*command, options.to_json()],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), self.directory.lock_fd),
-                    start_new_session=True,
-                )
-            theirs.close()
-            try:
-                self.channel = ControlChannel(self.directory.control_path, bind=True)
-            except Exception as error:  # the kernel may have failed already, and removed the directory
-                select.select([self.peer], [], [], STOP_SECONDS)
-                self._check_alive(error)
-                raise ContainerError(f"cannot open the control channel: {error}") from error
-        except OSError as error:
-            self.kill()
-            raise ContainerError(f"cannot start the kernel process: {error.strerror or error}") from error
-        except BaseException:
-            self.kill()
-            raise
+            self._component_runner = self._open(PolledClient(Directory, self.session.root), ComponentRunner)
+            self._component_runner.send(ComponentRunner.start, ComponentRunnerStartRequest(info, controller_end))
+            self._programs = self._open(self._outgoing, Programs)
+        except (FidlError, ZxStatus) as error:
+            runner.close()
+            raise ContainerError(f"cannot start the container: {error}") from error
 
-    # -- messages ----------------------------------------------------------------------------------------------------------------
+    def _open(self, directory: PolledClient, protocol: type[FidlProtocol]) -> PolledClient:
+        ours, theirs = Channel.create()
+        directory.send(Directory.open, DirectoryOpenRequest(name=protocol.__fidl_protocol__.name, channel=theirs))
+        client = PolledClient(protocol, ours)
+        self._clients.append(client)
+        return client
 
-    def send(self, op: str, **fields: Any) -> None:
-        """Send one message to the kernel, once it has connected. Errors: ContainerError when it could not start."""
-        assert self.channel is not None
-        self.wait_ready()
-        self.channel.send(op, **fields)
-        self._early += self.channel.receive_all()  # zmq's descriptor is edge-triggered: sending may have swallowed an edge
+    # -- requests ----------------------------------------------------------------------------------------------------------------
 
-    def wait_ready(self) -> None:
-        """Wait until the kernel has booted. Errors: ContainerError when it could not."""
-        while not self._ready:
-            messages, _ = self.poll(None)
-            for message in messages:
-                if message["op"] == "ready":
-                    self._ready = True
-                    self.kernel_pid = message["pid"]
-
-    def send_spawn(self, descriptors: Sequence[int], **fields: Any) -> int:
-        """Ask for a program whose descriptors 0, 1, … are ``descriptors``; returns the request's number, which later messages
-        carry as ``id``.
+    def spawn(
+        self,
+        argv: Sequence[bytes],
+        env: Sequence[bytes],
+        descriptors: Sequence[int],
+        *,
+        directory: bytes,
+        directory_required: bool,
+        user: tuple[int, int],
+        terminal: bool,
+        attached: bool,
+        window: tuple[int, int],
+        heard: Callable[[str, int], None],
+        finish: Callable[[ProgramsSpawnResponse | None, Exception | None], bool],
+    ) -> int:
+        """Ask for a program whose descriptors 0, 1, … are ``descriptors``; returns the number by which it is known here. ``finish`` gets the
+        ProgramsSpawnResponse; ``heard`` then hears ``exited`` with the wait status, ``suspend`` and ``input_wanted``. Errors: ContainerError.
         """
-        self._tags += 1
-        try:
-            send_descriptors(self.peer, self._tags, descriptors)
-        except OSError as error:
-            self._check_alive(error)
-        self.send("spawn", id=self._tags, **fields)
-        return self._tags
+        ours, theirs = Channel.create()
+        self._requests += 1
+        number = self._requests
 
-    def poll(self, timeout: float | None, descriptors: Sequence[int] = ()) -> tuple[list[Message], list[int]]:
-        """Wait for messages or for one of ``descriptors`` to become readable. Errors: ContainerError when the kernel is gone."""
-        assert self.channel is not None
-        messages, self._early = self._early, []
-        messages += self.channel.receive_all()
-        if messages:
-            timeout = 0
+        def on_event(method: Method, payload: Any) -> None:
+            heard(_EVENTS[method.name], payload.status if payload is not None else 0)
+
+        client = PolledClient(Program, ours, on_event)
+        self._running[number] = client, heard
+        with self._failures():
+            request = ProgramsSpawnRequest(
+                arguments=ProgramArguments(list(argv), list(env)).pack(),
+                directory=directory,
+                directory_required=directory_required,
+                uid=user[0],
+                gid=user[1],
+                descriptors=[HandleInfo(HostFile.create(fd), descriptor_id(index)) for index, fd in enumerate(descriptors)],
+                terminal=terminal,
+                attached=attached,
+                window_size=window_size(window),
+                program=theirs,
+            )
+            self._programs.send(Programs.spawn, request, finish)
+        return number
+
+    def tell_program(self, number: int, method: str, request: Any = None) -> None:
+        """A one-way method of a program, if it still runs."""
+        if number in self._running:
+            with contextlib.suppress(Exception):  # its end is heard of next
+                self._running[number][0].send(getattr(Program, method), request)
+
+    def set_window(self, number: int, method: str, window: tuple[int, int]) -> None:
+        """``set_window_size`` or ``attach_terminal``."""
+        self.tell_program(number, method, window_size(window))
+
+    def signal(self, number: int, signal: int, group: bool) -> None:
+        """Send a signal to a program; ``signals_noted`` counts those that the kernel has noted."""
+
+        def noted(_reply: Any, _error: Exception | None) -> bool:
+            self.signals_noted += 1
+            return True
+
+        if number in self._running:
+            with contextlib.suppress(Exception):  # its end is heard of next
+                self._running[number][0].send(Program.signal, ProgramSignalRequest(signal, group), noted)
+
+    def script(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for something of :mod:`polynix.kernelproc.scripting.requests`, and wait for the answer. Errors: ContainerError."""
+        if self._scripting is None:
+            self._scripting = self._open(self._outgoing, Scripting)
+        text = json.dumps({"method": method, "parameters": parameters}).encode()
+        reply = self._call(self._scripting, Scripting.call, ScriptingText(Data.of(text)))
+        answer: dict[str, Any] = json.loads(reply.text.read())
+        return answer
+
+    def wait_until_booted(self) -> int:
+        """Wait for the container's kernel; returns its process id. Errors: ContainerError when it could not boot."""
+        if not self._kernel_pid:
+            self._kernel_pid = self._call(self._programs, Programs.get_kernel).pid or 0
+        return self._kernel_pid
+
+    def _call(self, client: PolledClient, method: Callable[..., Any], request: Any = None) -> Any:
+        outcome: list[tuple[Any, Exception | None]] = []
+
+        def finish(reply: Any, error: Exception | None) -> bool:
+            outcome.append((reply, error))
+            return True
+
+        with self._failures():
+            client.send(method, request, finish)
+        while not outcome:
+            self.poll(None)
+        reply, failure = outcome[0]
+        if failure is not None:
+            self.fail(failure)
+        return reply
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (FidlError, ZxStatus) as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> NoReturn:
+        """A request could not be made, or was not answered. Errors: ContainerError, always."""
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while self.stop_info is None and not self.session.ended and time.monotonic() < deadline:
+            self.poll(0.05)  # what the runner says about it is on its way
+        self.check()
+        raise ContainerError(str(error)) from error
+
+    # -- what comes --------------------------------------------------------------------------------------------------------------
+
+    def poll(self, timeout: float | None, descriptors: Sequence[int] = ()) -> list[int]:
+        """Wait for news and have it heard; returns which of ``descriptors`` are readable. Errors: ContainerError when the kernel or the runner died."""
+        heard = self._pump()
+        ready = self._wait(0 if heard else timeout, descriptors)
+        self._pump()
+        self.check()
+        return ready
+
+    def _wait(self, timeout: float | None, descriptors: Sequence[int]) -> list[int]:
         poller = select.poll()
-        for fd in (self.channel.fd, self.peer.fileno(), *descriptors):
+        for fd in (self.session.fileno(), *descriptors):
             poller.register(fd, select.POLLIN)
         ready = [fd for fd, _ in poller.poll(None if timeout is None else max(0, round(timeout * 1000)))]
-        messages += self.channel.receive_all()
-        if not messages and self.peer.fileno() in ready:
-            deadline = time.monotonic() + 0.2  # what the kernel said last may still be on its way
-            while not messages and time.monotonic() < deadline:
-                select.select([self.channel.fd], [], [], 0.01)
-                messages += self.channel.receive_all()
-            if not messages:
-                self._check_alive()
-        return messages, [fd for fd in ready if fd in descriptors]
+        self.session.process()
+        return [fd for fd in ready if fd in descriptors]
 
-    def _check_alive(self, cause: BaseException | None = None) -> None:
-        data = b""
-        for _ in range(2):  # ECONNRESET, if the kernel left packets unread, comes before what it said last
-            try:
-                data = self.peer.recv(4096, socket.MSG_DONTWAIT)
-                break
-            except BlockingIOError:
-                return
-            except OSError:
-                continue
-        if len(data) > 4:
-            raise ContainerError(data[4:].decode(errors="replace")) from cause
-        code = self._exit_code()
-        raise ContainerError("the kernel process died" + ("" if code is None or code >= 0 else f" (signal {-code})")) from cause
+    def _pump(self) -> bool:
+        heard = False
+        for client in (self._programs, *([self._scripting] if self._scripting is not None else ())):
+            heard |= client.pump()
+        for number, (client, _) in list(self._running.items()):
+            heard |= client.pump()
+            if client.error is not None:
+                del self._running[number]
+        if self.stop_info is None and self._controller.error is None:
+            heard |= self._controller.pump()
+            if self.stop_info is not None:
+                heard |= self._pump()  # what came before the end
+        return heard
 
-    def _exit_code(self) -> int | None:
-        if self._process is None:
-            return None
-        self._process.join(STOP_SECONDS)
-        return self._process.exitcode  # type: ignore[no-any-return]
+    def _stopped(self, _method: Method, info: ComponentStopInfo) -> None:
+        self.stop_info = info
 
-    # -- the end -----------------------------------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Errors: ContainerError when the kernel or the runner died, or could not start."""
+        if self.stop_info is not None:
+            if self.stop_info.termination_status:
+                raise ContainerError(self.stop_info.message or "the container was stopped")
+        elif self.session.ended:
+            raise ContainerError("the runner process died")
+        elif self._controller.error is not None:
+            raise ContainerError("the container has ended")
+
+    @property
+    def has_ended(self) -> bool:
+        """In an ordinary way: pid 1 did."""
+        return self.stop_info is not None and not self.stop_info.termination_status
 
     def close(self) -> None:
         """Stop the container: every program in it is killed. Safe to call again."""
-        if self._closed:
-            return
-        self._closed = True
-        if self.channel is not None:
-            if self._ready:
-                self.channel.send("shutdown")
-            self.channel.close(linger_ms=100)
-        self.peer.close()  # its end of file stops the kernel, too
-        if self._process is not None:
-            self._process.join(STOP_SECONDS)
-            if self._process.exitcode is None:
-                self._process.kill()
-                self._process.join()
-            remove_region(self._process.pid)
-        if self._launcher is not None:
-            try:
-                self._launcher.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self.directory.remove()
+        for client in (self._controller, self._outgoing, *self._clients, *[client for client, _ in self._running.values()]):
+            client.close()
+        self._running.clear()
+        self.session.close()
+        self.runner.close()
 
-    def kill(self) -> None:
-        """End the kernel process without asking it; the restricted processes die with it."""
-        self._closed = True
-        if self.channel is not None:
-            self.channel.close(linger_ms=0)
-        if hasattr(self, "peer"):
-            self.peer.close()  # stops the kernel, too, should the launcher be gone
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            remove_region(self._process.pid)
-        if self._launcher is not None:
-            self._launcher.terminate()  # which kills the kernel process
-            self._launcher.wait()
-        self.directory.remove()
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

@@ -15,14 +15,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from polynix.ipc.control_channel import Message
 from polynix.kernelproc.hook_rule import HookRule, RuleError
 from polynix.kernelproc.options import Bind, ContainerOptions
 from polynix.runner import parameters
-from polynix.runner.connection import ContainerError, KernelConnection
+from polynix.runner.errors import ContainerError
 from polynix.runner.hooks import Scriptable
+from polynix.runner.private_runner import PrivateRunner
+
+if TYPE_CHECKING:
+    from polynix.runner.connection import ContainerConnection
 
 PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT
@@ -85,20 +88,20 @@ class Container(Scriptable):
         self.environment = dict(os.environ if env is None else env)
         self.user = parameters.parse_user(user) if isinstance(user, str) else user
         self.processes: dict[int, Process] = {}
-        self.on_event: dict[str, Callable[[], None]] = {}  # what the kernel asks of the owner of a terminal
+        self.on_event: dict[str, Callable[[Process], None]] = {}  # what the kernel asks of the owner of a terminal
         self._lock = threading.RLock()
         self._in_process = _in_process
-        self.connection: KernelConnection | None = None
-        self.messages_heard = 0
-        self._requests = 0
-        self._answers: dict[int, Message] = {}
+        self.connection: ContainerConnection | None = None
         super().__init__(hooks)
 
     def start(self) -> Container:
         """Start the kernel process; :meth:`spawn` does it when needed."""
         with self._lock:
             if self.connection is None:
-                self.connection = KernelConnection(self.options, in_process=self._in_process)
+                runner = PrivateRunner(in_process=self._in_process)
+                from polynix.runner.connection import ContainerConnection  # while the runner starts
+
+                self.connection = ContainerConnection(self.options, runner)
                 unsent, self._unsent = self._unsent, []
                 for method, fields in unsent:
                     self.script(method, **fields)
@@ -113,13 +116,7 @@ class Container(Scriptable):
     def close(self) -> None:
         """Kill what runs in the container and end its kernel."""
         with self._lock:
-            connection, self.connection = self.connection, None
-            if connection is not None:
-                connection.close()
-            for process in self.processes.values():
-                if process.returncode is None:
-                    process.returncode = -signal.SIGKILL
-            self.processes.clear()
+            self._lost()
 
     @property
     def kernel_pid(self) -> int:
@@ -127,8 +124,7 @@ class Container(Scriptable):
         with self._lock:
             self.start()
             assert self.connection is not None
-            self.connection.wait_ready()
-            return self.connection.kernel_pid
+            return self.connection.wait_until_booted()
 
     def spawn(self, args: Sequence[Argument], **parameters: Any) -> Process:
         """Start a program: parameters as of :class:`Process`.
@@ -146,14 +142,9 @@ class Container(Scriptable):
     def script(self, method: str, **fields: Any) -> Any:
         """Ask the kernel process for something of :mod:`polynix.kernelproc.scripting.requests`, and wait for the answer. Errors: RuleError with its text."""
         with self._lock:
-            self._requests += 1
-            request = self._requests
-            self.send("script", id=-request, method=method, parameters=fields)  # negative: no program's number
-            while -request not in self._answers:
-                if self.connection is None:
-                    raise ContainerError("the container does not run")
-                self.pump(None)
-            answer = self._answers.pop(-request)
+            if self.connection is None:
+                raise ContainerError("the container does not run")
+            answer = self.connection.script(method, fields)
         if "error" in answer:
             raise RuleError(answer["error"])
         return answer["result"]
@@ -166,17 +157,39 @@ class Container(Scriptable):
             else:
                 self.script(method, **fields)
 
-    def request_spawn(self, process: Process, descriptors: Sequence[int], fields: dict[str, Any]) -> None:
-        """Send the request and wait until the program has started."""
+    def request_spawn(self, process: Process, **request: Any) -> None:
+        """Ask for a program, and wait until it has started; parameters are those of ``ContainerConnection.spawn``. Errors: OSError, ContainerError."""
         with self._lock:
             self.start()
             assert self.connection is not None
-            process.id = self.connection.send_spawn(descriptors, **fields)
-            self.processes[process.id] = process
-            while process.pid == 0 and process.error is None:
+            outcome: list[tuple[Any, Exception | None]] = []
+
+            def finish(reply: Any, error: Exception | None) -> bool:
+                outcome.append((reply, error))
+                if reply is not None and reply.failure is None:
+                    process.pid = reply.pid
+                    self.processes[process.id] = process
+                return True
+
+            process.id = self.connection.spawn(**request, heard=lambda event, status: self._heard(process, event, status), finish=finish)
+            while not outcome:
                 self.pump(None)
-            if process.error is not None:
-                del self.processes[process.id]
+            reply, error = outcome[0]
+            if error is not None:
+                self._failed(error)
+            if reply.failure is not None:
+                if not reply.failure.errno:
+                    raise ContainerError(reply.failure.message)
+                raise OSError(reply.failure.errno, reply.failure.message, os.fsdecode(reply.failure.path))
+
+    def _failed(self, error: Exception) -> NoReturn:
+        """The kernel did not answer. Errors: ContainerError, always."""
+        try:
+            if self.connection is None:
+                raise ContainerError("the container has ended")
+            self.connection.fail(error)
+        finally:
+            self._lost()
 
     def pump(self, timeout: float | None, descriptors: Sequence[int] = ()) -> list[int]:
         """Wait once for news of the kernel and note them; returns which of ``descriptors`` are readable."""
@@ -184,42 +197,51 @@ class Container(Scriptable):
             if self.connection is None:
                 return []
             try:
-                messages, ready = self.connection.poll(timeout, descriptors)
+                ready = self.connection.poll(timeout, descriptors)
             except ContainerError:
-                connection, self.connection = self.connection, None
-                connection.kill()
-                for process in self.processes.values():
-                    if process.returncode is None:
-                        process.returncode = -signal.SIGKILL
-                self.processes.clear()
+                self._lost()
                 raise
-            self.messages_heard += len(messages)
-            for message in messages:
-                self._note(message)
+            if self.connection.has_ended:
+                self._lost()
             return ready
 
-    def _note(self, message: Message) -> None:
-        if message["op"] in self.on_event:
-            self.on_event[message["op"]]()
-        if message["op"] == "scripted":
-            self._answers[message["id"]] = message
-        process = self.processes.get(message.get("id", 0))
-        if process is None:
-            return
-        op = message["op"]
-        if op == "spawned":
-            process.pid = message["pid"]
-        elif op == "failed":
-            process.error = (message["errno"], message["message"], message["path"])
-        elif op == "exited":
-            process.returncode = os.waitstatus_to_exitcode(message["status"])
-            del self.processes[process.id]
+    def _lost(self) -> None:
+        """The kernel is gone, and what still ran with it."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+        for process in self.processes.values():
+            if process.returncode is None:
+                process.returncode = -signal.SIGKILL
+        self.processes.clear()
 
-    def send(self, op: str, **fields: Any) -> None:
-        """Send a message to the kernel, if it still runs."""
+    def _heard(self, process: Process, event: str, status: int) -> None:
+        if event == "exited":
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.processes.pop(process.id, None)
+        elif event in self.on_event:
+            self.on_event[event](process)
+
+    def tell_program(self, process: Process, method: str, window: tuple[int, int] | None = None) -> None:
+        """``pause``, ``resume``; with a window ``set_window_size``, ``attach_terminal``."""
+        with self._lock:
+            if self.connection is None:
+                return
+            if window is None:
+                self.connection.tell_program(process.id, method)
+            else:
+                self.connection.set_window(process.id, method, window)
+
+    def send_signal(self, process: Process, number: int, *, group: bool) -> None:
+        """Send a signal to a program, or to its whole process group, if it still runs."""
         with self._lock:
             if self.connection is not None:
-                self.connection.send(op, **fields)
+                self.connection.signal(process.id, number, group)
+
+    @property
+    def signals_noted(self) -> int:
+        """How many signals the kernel says that it has noted."""
+        return self.connection.signals_noted if self.connection is not None else 0
 
 
 class Process:
@@ -258,7 +280,6 @@ class Process:
         self.id = 0
         self.pid = 0
         self.returncode: int | None = None
-        self.error: tuple[int, str, str] | None = None  # errno, its text, what it is about
         self.stdin: IO[Any] | None = None
         self.stdout: IO[Any] | None = None
         self.stderr: IO[Any] | None = None
@@ -274,21 +295,18 @@ class Process:
                 descriptors.append(_stream_descriptor(number, stream, descriptors, ours, to_close))
             uid, gid = container.user if user is None else parameters.parse_user(user) if isinstance(user, str) else user
             directory = cwd if cwd is not None else container.workdir
-            fields = {
-                "argv": [_decode(argument) for argument in self.args],
-                "env": parameters.environment_list(container.environment if env is None else env),
-                "cwd": os.fspath(directory) if directory is not None else _current_directory(),
-                "cwd_required": directory is not None,
-                "uid": uid,
-                "gid": gid,
-                "terminal": terminal,
-                "attached": attached,
-                "window": list(window),
-            }
-            container.request_spawn(self, descriptors, fields)
-            if self.error is not None:
-                number, message, about = self.error
-                raise OSError(number, message, about) if number else ContainerError(message)
+            container.request_spawn(
+                self,
+                argv=[_encode(argument) for argument in self.args],
+                env=[os.fsencode(variable) for variable in parameters.environment_list(container.environment if env is None else env)],
+                descriptors=descriptors,
+                directory=os.fsencode(directory) if directory is not None else _current_directory(),
+                directory_required=directory is not None,
+                user=(uid, gid),
+                terminal=terminal,
+                attached=attached,
+                window=window,
+            )
         except BaseException:
             to_close += [fd for fd in ours if fd is not None]
             raise
@@ -352,7 +370,7 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Send a signal to the program, if it still runs."""
         if self.poll() is None:
-            self.container.send("signal", id=self.id, signal=int(number), group=False)
+            self.container.send_signal(self, int(number), group=False)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -467,16 +485,16 @@ def _stream_descriptor(number: int, stream: Stream, before: list[int], ours: lis
     return stream if isinstance(stream, int) else stream.fileno()
 
 
-def _current_directory() -> str:
+def _current_directory() -> bytes:
     try:
-        return os.getcwd()
+        return os.getcwdb()
     except OSError:
-        return "/"  # it was removed
+        return b"/"  # it was removed
 
 
-def _decode(argument: Argument) -> str:
-    text = os.fsdecode(argument)
-    if "\0" in text:
+def _encode(argument: Argument) -> bytes:
+    text = os.fsencode(argument)
+    if b"\0" in text:
         raise ValueError("embedded null byte")
     return text
 

@@ -1,55 +1,212 @@
-"""Starts kernel processes with ``multiprocess``, from a process that has neither threads nor a zmq context.
+"""The launcher: the process that kernel processes are forked from, with ``multiprocess``.
 
-The command line is such a process and calls :func:`fork_kernel_process` itself. Programs that use the Python API may have
-threads, so the API runs this module as a small process of its own (``python -m polynix.runner.launcher``), which forks the
-kernel process, waits for it, and removes the run directory.
+It is forked from the runner while that has neither threads nor a zmq context, stays so itself, and has imported all that a kernel needs: a kernel process
+is there in milliseconds. It is asked over a socket (:class:`Launcher` is the runner's end), reports how kernel processes end, and kills those that are left
+when the runner is gone. They die with it, too.
+
+Packets are JSON objects. To the launcher: ``launch`` NAME with the socket of the kernel's session beside it, ``kill`` NAME. From it: ``launched`` NAME with its
+``pid``, ``ended`` NAME with its ``status`` (as ``Process.exitcode``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import os
+import select
+import shutil
+import signal
 import socket
-import sys
 from typing import TYPE_CHECKING, Any
 
-from polynix.kernelproc.options import ContainerOptions
+from polynix.runner.run_directory import remove_region
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from polynix.ipc.objects import Channel, Vmo
 
-
-def fork_kernel_process(options: ContainerOptions, directory: str, peer: socket.socket, *, close: tuple[int, ...] = ()) -> Any:
-    """Fork the kernel process of one container; returns the started ``multiprocess.Process``.
-
-    ``close`` are descriptors that are not the kernel's.
-    """
-    import multiprocess
-    import zmq  # noqa: F401  # both sides need it; no context exists before the fork
-
-    process = multiprocess.get_context("fork").Process(target=kernel_process, args=(options, directory, peer, close), name="polynix-kernel")
-    process.start()
-    return process
+MAX_PACKET = 4096
+PR_SET_PDEATHSIG = 1
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 
-def kernel_process(options: ContainerOptions, directory: str, peer: socket.socket, close: tuple[int, ...]) -> None:
-    """The body of the kernel process; never returns."""
+class LauncherError(Exception):
+    """The launcher is gone."""
+
+
+class Launcher:
+    """The runner's end. ``socket`` is readable when :meth:`receive` has something."""
+
+    def __init__(self, directory: str, others: Sequence[socket.socket] = ()) -> None:
+        """Fork it; ``directory`` is removed by whoever of runner and launcher survives the other, ``others`` are not the launcher's. Errors: OSError."""
+        import multiprocess
+
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            arguments = theirs, (self.socket, *others), directory
+            self.process = multiprocess.get_context("fork").Process(target=_launcher_process, args=arguments, name="polynix-launcher")
+            self.process.start()
+        self.socket.setblocking(False)
+
+    def launch(self, name: str, beside: socket.socket) -> None:
+        """Have a kernel process forked whose session is ``beside``, which is closed here. Errors: LauncherError."""
+        with beside:
+            try:
+                socket.send_fds(self.socket, [json.dumps({"launch": name}).encode()], [beside.fileno()])
+            except OSError as error:
+                raise LauncherError(f"the launcher is gone: {error.strerror}") from error
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one kernel process, if it still runs."""
+        with contextlib.suppress(OSError):
+            self.socket.send(json.dumps({"kill": name}).encode())
+
+    def receive(self) -> dict[str, Any]:
+        """The next report. Errors: BlockingIOError; LauncherError at its end."""
+        try:
+            data = self.socket.recv(MAX_PACKET)
+        except BlockingIOError:
+            raise
+        except OSError:
+            data = b""
+        if not data:
+            raise LauncherError("the launcher is gone")
+        report: dict[str, Any] = json.loads(data)
+        return report
+
+    def close(self) -> None:
+        """End it, and every kernel process with it; returns when they are gone."""
+        self.socket.close()
+        self.process.join()
+
+
+# -- the launcher process --------------------------------------------------------------------------------------------------------
+
+
+def _launcher_process(peer: socket.socket, others: Sequence[socket.socket], directory: str) -> None:
+    """The body of the launcher; never returns."""
     status = 1
-    gc.disable()  # until boot is over
     try:
-        _detach(close)
-        from polynix.kernelproc.host_check import check_host
+        for other in others:
+            other.close()
+        os.setsid()
+        reset_signals()
+        use_null_streams()
+        gc.disable()
+        _LauncherLoop(peer).run()
+        shutil.rmtree(directory, ignore_errors=True)
+        status = 0
+    finally:
+        os._exit(status)
 
-        check_host()
+
+class _LauncherLoop:
+    """Forks, reaps, and ends with the runner."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        import multiprocess
+
+        self.peer = peer
+        self.context = multiprocess.get_context("fork")
+        self.processes: dict[str, Any] = {}  # multiprocess.Process by name
+        self._child_ended, self._child_ended_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._child_ended_writer, warn_on_full_buffer=False)
+        _import_kernel()
+        gc.freeze()
+
+    def run(self) -> None:
+        poller = select.poll()
+        poller.register(self.peer, select.POLLIN)
+        poller.register(self._child_ended, select.POLLIN)
+        going_on = True
+        while going_on:
+            ready = [fd for fd, _ in poller.poll()]
+            if self._child_ended in ready:
+                os.read(self._child_ended, 4096)
+                self._reap()
+            if self.peer.fileno() in ready:
+                going_on = self._serve()
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.join()
+            remove_region(process.pid)
+
+    def _serve(self) -> bool:
+        """Do what one packet says; False when the runner is gone."""
+        try:
+            data, descriptors, _flags, _address = socket.recv_fds(self.peer, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return False
+        if not data:
+            return False
+        request = json.loads(data)
+        if "launch" in request:
+            self._launch(request["launch"], socket.socket(fileno=descriptors[0]))
+        elif "kill" in request and request["kill"] in self.processes:
+            self.processes[request["kill"]].kill()
+        return True
+
+    def _launch(self, name: str, beside: socket.socket) -> None:
+        close = (self.peer.fileno(), self._child_ended, self._child_ended_writer)
+        process = self.context.Process(target=_kernel_process, args=(beside, os.getpid(), close), name="polynix-kernel")
+        with beside:
+            try:
+                process.start()
+            except OSError as error:
+                self._report(ended=name, status=1, message=f"cannot fork a kernel process: {error.strerror}")
+                return
+        self.processes[name] = process
+        self._report(launched=name, pid=process.pid)
+
+    def _reap(self) -> None:
+        for name, process in list(self.processes.items()):
+            if process.exitcode is not None:
+                del self.processes[name]
+                remove_region(process.pid)
+                self._report(ended=name, status=process.exitcode)
+
+    def _report(self, **fields: Any) -> None:
+        with contextlib.suppress(OSError):  # its end of file is noticed next
+            self.peer.send(json.dumps(fields).encode())
+
+
+def _import_kernel() -> None:
+    """All that a kernel process runs, once for all of them; no zmq context exists before a fork."""
+    import zmq  # noqa: F401
+
+
+# -- the kernel process ----------------------------------------------------------------------------------------------------------
+
+
+def _kernel_process(beside: socket.socket, launcher_pid: int, close: tuple[int, ...]) -> None:
+    """The body of a kernel process; never returns."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for fd in close:
+            os.close(fd)
+        os.setsid()
+        reset_signals()
+        die_with(launcher_pid)
+        if os.environ.get("POLYNIX_TRACEBACK"):
+            import faulthandler
+
+            faulthandler.register(signal.SIGUSR1)
         from polynix.kernelproc.main import run_kernel
 
-        status = run_kernel(options, os.path.join(directory, "control"), peer, create_pager)
-    except BaseException as error:
-        _report(peer, error)
-    finally:
-        import shutil
+        run_kernel(beside, create_pager)
+        status = 0
+    except BaseException:
+        if os.environ.get("POLYNIX_TRACEBACK"):
+            import traceback
 
-        shutil.rmtree(directory, ignore_errors=True)
+            traceback.print_exc()
+    finally:
         os._exit(status)
 
 
@@ -64,69 +221,28 @@ def create_pager(backing: Vmo, block_size: int) -> Channel:
     return client_end
 
 
-def _detach(close: tuple[int, ...]) -> None:
-    """A session of its own; no standard descriptors but standard error, where the kernel logs."""
-    import signal
+def die_with(parent: int) -> None:
+    """SIGKILL for this process when its parent ends. (It fires when the *thread* that forked ends: a launcher has one.)"""
+    import ctypes
 
-    for fd in close:
-        try:
-            os.close(fd)
-        except OSError:
-            pass  # the descriptor of the listing itself
-    os.setsid()
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def reset_signals() -> None:
+    """What a terminal sends is the caller's business; the rest has its default action."""
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+    for number in DEFAULT_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if os.environ.get("POLYNIX_TRACEBACK"):
-        import faulthandler
 
-        faulthandler.register(signal.SIGUSR1)
-    null = os.open("/dev/null", os.O_RDWR)
+
+def use_null_streams() -> None:
+    """Standard input and output are nobody's here: a pipe must not stay open for our sake. Errors go where the runner's do."""
+    null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    os.close(null)
-
-
-def _report(peer: socket.socket, error: BaseException) -> None:
-    """Say why the kernel could not start, in one line, as the last packet on the descriptor socket."""
-    import logging
-
-    logging.getLogger(__name__).debug("the kernel process failed", exc_info=error)
-    text = " ".join(str(error).split()) or type(error).__name__
-    if not getattr(error, "expected", False):
-        text = f"{type(error).__name__}: {text}"
-        if os.environ.get("POLYNIX_TRACEBACK"):
-            import traceback
-
-            traceback.print_exception(error)
-    try:
-        peer.send(b"\0\0\0\0" + text.encode(errors="replace")[:4000])
-    except OSError:
-        pass
-
-
-def main() -> int:
-    """``python -m polynix.runner.launcher PEER_FD DIRECTORY LOCK_FD OPTIONS``"""
-    peer = socket.socket(fileno=int(sys.argv[1]))
-    directory = sys.argv[2]
-    process = fork_kernel_process(ContainerOptions.from_json(sys.argv[4]), directory, peer)
-    peer.close()
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the terminal's signals are the caller's business
-    signal.signal(signal.SIGTERM, lambda *_: process.kill())
-    process.join()
-    import shutil
-
-    from polynix.runner.run_directory import remove_region
-
-    remove_region(process.pid)
-    shutil.rmtree(directory, ignore_errors=True)
-    return 0 if process.exitcode == 0 else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if null > 2:
+        os.close(null)

@@ -239,7 +239,7 @@ def _container_options(command: Any) -> Any:
 @contextlib.contextmanager
 def _one_line_container_errors(program: str) -> Iterator[None]:
     """What goes wrong with a container that a tool starts becomes polynix's own error."""
-    from polynix.runner.connection import ContainerError
+    from polynix.runner.errors import ContainerError
     from polynix.runner.parameters import ParameterError
 
     with _one_line_errors():

@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from polynix.runner import parameters
-from polynix.runner.connection import ContainerError
 from polynix.runner.container import Container, Process
+from polynix.runner.errors import ContainerError
 from polynix.tools.host_terminal import HostTerminal
 
 EXIT_ERROR, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 125, 126, 127
@@ -123,7 +123,7 @@ class _Run:
         for number in (*GROUP_SIGNALS, *PROCESS_SIGNALS, *OWN_SIGNALS):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stays
                 signal.signal(number, self._noted)
-        self._unanswered = self._heard = 0
+        self._unanswered = self._noted_before = 0
 
     def _noted(self, number: int, _frame: object) -> None:
         """The wake-up descriptor carries the number, to a program that is still starting, too; but a start that two signals do
@@ -139,47 +139,56 @@ class _Run:
         process = self.process
         if number == signal.SIGWINCH:
             if self.terminal.fd >= 0:
-                self.container.send("window_size", window=list(self.terminal.window()))
+                if process is not None:
+                    self.container.tell_program(process, "set_window_size", self.terminal.window())
             elif process is not None:  # standard output may be a terminal all the same
-                self.container.send("signal", id=process.id, signal=int(number), group=True)
+                self.container.send_signal(process, int(number), group=True)
             return
         if number == signal.SIGTSTP:
-            self.container.send("pause")
+            if process is not None:
+                self.container.tell_program(process, "pause")
             return
         if number == signal.SIGCONT:
             if not self.terminal.attached and self.terminal.attach():
-                self.container.send("terminal", window=list(self.terminal.window()))
+                self._attach()
             return
         if process is not None:
             if number in FATAL_SIGNALS:
-                heard = self.container.messages_heard  # the kernel says that it noted a signal
-                self._unanswered = self._unanswered + 1 if heard == self._heard else 1
-                self._heard = heard
+                noted = self.container.signals_noted
+                self._unanswered = self._unanswered + 1 if noted == self._noted_before else 1
+                self._noted_before = noted
                 if self._unanswered > IMPATIENCE:
                     raise ContainerError("the kernel process does not answer")
-            self.container.send("signal", id=process.id, signal=int(number), group=number in GROUP_SIGNALS)
+            self.container.send_signal(process, int(number), group=number in GROUP_SIGNALS)
 
-    def _suspend(self) -> None:
+    def _suspend(self, process: Process) -> None:
         """The container is paused: stop as one job of the caller's shell; SIGCONT continues both."""
+        self.process = process
         self.terminal.restore()
         number, self._stop_signal = self._stop_signal, signal.SIGTSTP
         handler = signal.signal(number, signal.SIG_DFL)
         os.killpg(0, number)
         signal.signal(number, handler)
         if self.terminal.attach():
-            self.container.send("terminal", window=list(self.terminal.window()))
-        self.container.send("resume")
+            self._attach()
+        self.container.tell_program(process, "resume")
 
-    def _input_wanted(self) -> None:
+    def _attach(self) -> None:
+        """The terminal is raw again: the container may read it."""
+        if self.process is not None:
+            self.container.tell_program(self.process, "attach_terminal", self.terminal.window())
+
+    def _input_wanted(self, process: Process) -> None:
         """The program reads from the terminal while we are in the background: stop, as it would have been stopped; once is
         enough.
         """
+        self.process = process
         if self.terminal.attached or self.terminal.attach():
-            self.container.send("terminal", window=list(self.terminal.window()))
+            self._attach()
         elif not self._asked:
             self._asked = True
             self._stop_signal = signal.SIGTTIN
-            self.container.send("pause")
+            self.container.tell_program(process, "pause")
 
 
 class _EndedBySignal(BaseException):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, event, one_way, protocol
 from polynix.ipc.fidl import INT32, INT64, STRING, UINT32, HandleType, StringType, UnknownVariant, VectorType, member, struct, table, union
@@ -23,6 +24,18 @@ CONTAINER_RUNNER_PROTOCOL = "fuchsia.starnix.container.Runner"  # what a kernel 
 def descriptor_id(fd: int) -> int:
     """The id of descriptor ``fd`` among numbered handles."""
     return PA_FD | fd << 16
+
+
+class ComponentError(IntEnum):
+    """fuchsia.component.Error: what epitaphs of a ComponentController say."""
+
+    INTERNAL = 1
+    INVALID_ARGUMENTS = 2
+    INSTANCE_NOT_FOUND = 5
+    INSTANCE_ALREADY_EXISTS = 6
+    INSTANCE_CANNOT_START = 7
+    RESOURCE_UNAVAILABLE = 10
+    INSTANCE_DIED = 11
 
 
 @union()
@@ -132,7 +145,7 @@ class ComponentStopInfo:
     """How a component ended."""
 
     termination_status: int | None = member(1, INT32)
-    """A Zircon status; OK after an ordinary end."""
+    """OK after an ordinary end; else a Zircon status, or a :class:`ComponentError`."""
     exit_code: int | None = member(2, INT64)
     """The wait status of pid 1, if it ended."""
     message: str | None = member(3, STRING)

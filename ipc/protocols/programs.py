@@ -130,12 +130,24 @@ class ProgramsSpawnResponse:
     failure: SpawnFailure | None = member(2, SpawnFailure)
 
 
+@table
+@dataclass(kw_only=True)
+class ProgramsGetKernelResponse:
+    pid: int | None = member(1, INT32)
+    """The host's number of the kernel process, by which its shared region is found."""
+
+
 @protocol(PROGRAMS_PROTOCOL, openness=Openness.OPEN)
 class Programs(FidlProtocol):
     """Starts programs in one container. The first becomes pid 1 where the container has no init of its own."""
 
     @two_way()
     async def spawn(self, request: ProgramsSpawnRequest) -> ProgramsSpawnResponse:
+        raise NotImplementedError
+
+    @two_way()
+    async def get_kernel(self) -> ProgramsGetKernelResponse:
+        """Which process answers; that it does tells that the container has booted."""
         raise NotImplementedError
 
 

@@ -48,6 +48,7 @@ class Console:
     def __init__(self, kernel: Kernel, fd: int, index: int) -> None:
         self.kernel = kernel
         self.fd = fd
+        self.index = index
         self.terminal = Terminal(kernel, b"pts/%d" % index, makedev(UNIX98_PTY_SLAVE_MAJOR, index), TerminalModes.console())
         self.terminal.driver = self
         self._backlog = bytearray()
@@ -167,6 +168,14 @@ class Console:
             self.fd = -1
             self.terminal.hang_up()
 
+    def close(self) -> None:
+        """The program that it was made for has ended: the terminal hangs up for those who still have it open, and its number is free again."""
+        self._lost()
+        system = self.kernel.expando.get(SystemConsole)
+        if system.terminal is self.terminal:
+            system.terminal = None
+        self.kernel.expando.get(PtyTable).remove(self.index)
+
     async def drain(self) -> None:
         """Wait until what was written has reached the caller's terminal, but not for ever."""
         deadline = self.kernel.clock.monotonic_ns() + _DRAIN_NS
@@ -204,7 +213,9 @@ def open_console(kernel: Kernel, fd: int) -> tuple[Console, FileObject]:
     index = table.allocate()
     console = Console(kernel, own, index)
     table.add(index, console.terminal, (0, 5))
-    kernel.expando.get(SystemConsole).terminal = console.terminal
+    system = kernel.expando.get(SystemConsole)
+    if system.terminal is None:  # later ones are of programs that are started beside
+        system.terminal = console.terminal
     place = peer_place(kernel, index)
     file = FileObject(TerminalFile(console.terminal), place.node, O_RDWR, place)
     return console, file

@@ -1,10 +1,9 @@
-"""``--feature kill:KEY=VALUE[,...]``: kill restricted processes, the kernel process or its caller at chosen points, to see who bears it.
+"""``--feature kill:KEY=VALUE[,...]``: kill restricted processes, the kernel process or its ancestors at chosen points, to see who bears it.
 
 Keys: ``seed``; ``rate``, the chance of a kill each time a point is passed; ``victim``, ``stub`` (that of the guest process at the point, its
-child's or its successor's; never that of pid 1), ``any`` (any stub, pid 1's too), ``kernel`` or ``caller``; ``points``, names joined by ``+`` (all by default);
-``skip``, how many passes to let by first; ``limit``, the most kills; ``log``, a host file that gets a line for each. The points are wrapped around
-the kernel's own
-functions when the feature is asked for, so that a kernel without it does not know of them.
+child's or its successor's; never that of pid 1), ``any`` (any stub, pid 1's too), ``kernel``, ``launcher``, ``runner`` or ``caller``; ``points``, names
+joined by ``+`` (all by default); ``skip``, how many passes to let by first; ``limit``, the most kills; ``log``, a host file that gets a line for each. The
+points are wrapped around the kernel's own functions when the feature is asked for, so that a kernel without it does not know of them.
 """
 
 from __future__ import annotations
@@ -28,9 +27,16 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 POINTS = ("batch", "call", "exec", "exit", "fork", "page_fault", "signal", "thread", "timer", "wait")
-VICTIMS = ("stub", "any", "kernel", "caller")
+ANCESTORS = ("kernel", "launcher", "runner", "caller")  # each is the child of the next
+VICTIMS = ("stub", "any", *ANCESTORS)
 DEATH_MS = 50  # half of the victims are seen dead before the kernel goes on
 TIMER_NS = 3_000_000
+
+
+def parent_of(pid: int) -> int:
+    """The host's parent of a process."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
 
 
 class Killer(SyscallObserver):
@@ -61,9 +67,11 @@ class Killer(SyscallObserver):
         if self.skip > 0:
             self.skip -= 1
             return
-        if self.victim in ("kernel", "caller"):
+        if self.victim in ANCESTORS:
             self.kills += 1
-            pid = os.getpid() if self.victim == "kernel" else os.getppid()
+            pid = os.getpid()
+            for _ in range(ANCESTORS.index(self.victim)):
+                pid = parent_of(pid)
             self.note(f"{self.victim}@{point}", pid)
             os.kill(pid, signal.SIGKILL)
             return

@@ -39,7 +39,7 @@ def one_line(outcome: Outcome, status: int, text: str) -> None:
         ("memfd_create", ENOSYS, "cannot set up restricted mode"),
         ("seccomp", ENOSYS, "cannot start restricted processes: install the clone filter (seccomp): Function not implemented"),
         ("seccomp", EPERM, "cannot start restricted processes: install the clone filter (seccomp): Operation not permitted"),
-        ("clone", EPERM, "cannot start the kernel process: Operation not permitted"),
+        ("clone", EPERM, "cannot start the runner: Operation not permitted"),
         ("execveat", ENOSYS, "cannot start restricted processes: execute the stub: Function not implemented"),
         ("close_range", ENOSYS, "cannot start restricted processes: close_range: Function not implemented"),
         ("openat2", ENOSYS, "cannot open host files: openat2: Function not implemented"),

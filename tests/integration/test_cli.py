@@ -56,6 +56,15 @@ def start(background: list[subprocess.Popen[str]], *arguments: str, **options: o
     return process  # type: ignore[no-any-return]
 
 
+def processes_of(command_line: int) -> list[int]:
+    """The runner, the launcher and the kernel process below a ``polynix run``."""
+    found = []
+    for _ in range(3):
+        (command_line,) = children_of(command_line)
+        found.append(command_line)
+    return found
+
+
 def children_of(pid: int) -> list[int]:
     """The processes whose parent is ``pid``."""
     found = []
@@ -331,18 +340,18 @@ def test_background_processes_end_with_the_container(background: list[subprocess
 def test_killing_the_command_line_ends_the_container(background: list[subprocess.Popen[str]], run_directory: Path) -> None:
     process = start(background, "run", "sh", "-c", "echo ready; exec sleep 1000")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    kernels = children_of(process.pid)
-    stubs = [pid for kernel in kernels for pid in children_of(kernel)]
-    assert kernels and stubs and len(os.listdir(run_directory)) == 1
+    above = processes_of(process.pid)
+    stubs = children_of(above[-1])
+    assert stubs and len(os.listdir(run_directory)) == 1
     process.kill()
-    assert wait_until(lambda: not any(alive(pid) for pid in kernels + stubs), 2.0)
+    assert wait_until(lambda: not any(alive(pid) for pid in above + stubs), 2.0)
     assert wait_until(lambda: os.listdir(run_directory) == [], 2.0)
 
 
 def test_killing_the_kernel_is_an_error_of_one_line(background: list[subprocess.Popen[str]], run_directory: Path) -> None:
     process = start(background, "run", "sh", "-c", "echo ready; exec sleep 1000")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    (kernel,) = children_of(process.pid)
+    kernel = processes_of(process.pid)[-1]
     stubs = children_of(kernel)
     os.kill(kernel, signal.SIGKILL)
     assert process.wait(5) == 125
@@ -352,15 +361,17 @@ def test_killing_the_kernel_is_an_error_of_one_line(background: list[subprocess.
     assert os.listdir(run_directory) == []
 
 
-def test_the_next_start_sweeps_what_two_kills_left(background: list[subprocess.Popen[str]], run_directory: Path) -> None:
+def test_the_next_start_sweeps_what_many_kills_left(background: list[subprocess.Popen[str]], run_directory: Path) -> None:
     process = start(background, "run", "sh", "-c", "echo ready; exec sleep 1000")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    (kernel,) = children_of(process.pid)
-    os.kill(kernel, signal.SIGSTOP)  # so that it cannot clean up
+    others = processes_of(process.pid)
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot clean up
     process.kill()
     process.wait()
-    os.kill(kernel, signal.SIGKILL)
-    assert wait_until(lambda: not alive(kernel))
+    for pid in others:
+        os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not any(alive(pid) for pid in others))
     assert len(os.listdir(run_directory)) == 1
     assert polynix("run", "true").returncode == 0
     assert os.listdir(run_directory) == []

@@ -51,8 +51,8 @@ def test_each_point_at_a_high_rate(audit: Audit, point: str) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("victim", ["kernel", "caller"])
-def test_kernel_or_command_line_dies_at_any_point(audit: Audit, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["kernel", "launcher", "runner", "caller"])
+def test_kernel_or_what_is_above_it_dies_at_any_point(audit: Audit, victim: str) -> None:
     generator = random.Random(victim)
     argv = [build("storm"), "30", "1"]
     count = KILLS_OF_KERNEL if victim == "kernel" else KILLS_OF_CALLER
@@ -62,7 +62,8 @@ def test_kernel_or_command_line_dies_at_any_point(audit: Audit, victim: str) -> 
             assert outcome.code in (0, -signal.SIGKILL), outcome
         elif outcome.code != 0:
             assert outcome.code == 125, outcome
-            assert outcome.err.decode().splitlines() == ["polynix: the kernel process died (signal 9)"]
+            who = "runner process" if victim == "runner" else "kernel process"
+            assert outcome.err.decode().splitlines() == [f"polynix: the {who} died" + (" (signal 9)" if victim != "runner" else "")]
     assert len(audit.kills()) > count // 2
 
 

@@ -217,7 +217,7 @@ def test_a_client_in_the_engine() -> None:
 
 def test_the_outgoing_directory_opens_protocols_by_name() -> None:
     world = World()
-    directory = OutgoingDirectory(world.engine)
+    directory = OutgoingDirectory()
     directory.add("test.polynix.Sum", lambda channel: EngineServer(world.engine, Sum, world.implementation, channel))
     root, theirs = Channel.create()
     directory.serve(theirs)

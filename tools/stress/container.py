@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from polynix.runner.connection import ContainerError
 from polynix.runner.container import PIPE, Container, Process
+from polynix.runner.errors import ContainerError
 from polynix.tools.inspection import Inspection, InspectionError
 from polynix.tools.selection import NoKernel
 from polynix.tools.stress.board import Board

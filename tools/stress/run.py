@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy
 from polynix.kernelproc.host_accounting import process_cpu_ns
-from polynix.runner.connection import ContainerError
+from polynix.runner.errors import ContainerError
 from polynix.tools.selection import NoKernel
 from polynix.tools.stress.board import BUCKETS, percentile
 from polynix.tools.stress.container import StressedContainer
