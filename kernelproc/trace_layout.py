@@ -26,6 +26,11 @@ NO_RESULT = -(1 << 63)  # the call did not return in the usual way
 HEAD = struct.Struct("<QQIHBBq")  # start_ns, end_ns (CLOCK_MONOTONIC), tid, number, kind, length of the text (255: it goes on), result
 HEADER = struct.Struct("<QQQQ")  # magic, version, slots, slots ever written (exact when the kernel ended in order)
 
+# A file of samples (kernelproc.trace.sampler): where the text in force starts and how long it is; two areas that take turns.
+SAMPLES_HEADER = struct.Struct("<QQ")
+SAMPLES_START = 4096
+SAMPLES_AREA = 64 << 20
+
 
 class Kind(IntEnum):
     """What a slot tells."""

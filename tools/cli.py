@@ -130,6 +130,7 @@ Examples:
   polynix trace make -j4
   polynix trace --filter openat,%process --output start.pftrace -- git status
   polynix trace --format text --output calls.txt -- ls
+  polynix trace --flame flame.json -- make                then open it at https://www.speedscope.app
   polynix trace --bind .:/src --workdir /src -- make      options of run go before the program
 
 \b
@@ -147,6 +148,7 @@ Open the file at https://ui.perfetto.dev (it stays in the browser), or with trac
 @click.option("--filter", "call_filter", metavar="FILTER", default="", help="Which system calls, as for run --strace; all by default.")
 @click.option("--buffer", "megabytes", metavar="MIB", type=click.IntRange(1, 65536), default=64, show_default=True, help="Keep the last events that fit.")
 @click.option("--format", "form", type=click.Choice(["perfetto", "text"]), default="perfetto", show_default=True, help="Of the file.")
+@click.option("--flame", metavar="FILE", default="", help="Also sample stacks, of the kernel and of the programs: FILE.json for speedscope, else folded lines.")
 @click.argument("arguments", metavar="[RUN OPTION]... PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
 def trace_command(**options: Any) -> int:
     """Run PROGRAM in a fresh container and write a trace: threads as tracks, system calls with decoded arguments, wake-ups, faults, signals.

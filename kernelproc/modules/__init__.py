@@ -12,7 +12,7 @@ import runpy
 
 def load() -> None:
     """Import every module that polynix brings."""
-    from polynix.kernelproc.modules import kill_points, power_link, profile, syscall_stats, trace  # noqa: F401
+    from polynix.kernelproc.modules import flame, kill_points, power_link, profile, syscall_stats, trace  # noqa: F401
 
 
 def load_file(path: str) -> list[str]:

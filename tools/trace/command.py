@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from polynix.kernelproc.trace_layout import create_ring
+from polynix.kernelproc.trace_layout import SAMPLES_START, create_ring
 from polynix.runner.trace import LOG_VARIABLE, TraceEvent, read_log
 
 if TYPE_CHECKING:
@@ -24,17 +24,22 @@ class TraceError(Exception):
     """The trace can't be made or written; the text is one line."""
 
 
-def trace_program(*, output: str, form: str, call_filter: str, megabytes: int, arguments: tuple[str, ...]) -> int:
+def trace_program(*, output: str, form: str, call_filter: str, megabytes: int, flame: str, arguments: tuple[str, ...]) -> int:
     """Run ``polynix run ARGUMENTS`` with a trace; returns its exit status. Errors: TraceError."""
     try:
         ring = create_ring(megabytes)
         log = os.memfd_create("polynix-trace-log", os.MFD_CLOEXEC)
     except OSError as error:
         raise TraceError(f"cannot make a trace buffer of {megabytes} MiB: {error.strerror}") from error
+    features = ["--feature", f"trace:/proc/{os.getpid()}/fd/{ring}" + (f",{call_filter}" if call_filter else "")]
     if call_filter:
         check_filter(call_filter)
     with replacing(output) as file:
-        status = run_traced(ring, log, call_filter, arguments)
+        if flame:
+            with replacing(flame) as samples:
+                status = run_sampled(features, log, arguments, samples, folded=not flame.endswith(".json"))
+        else:
+            status = run_traced(features, log, arguments)
         from polynix.tools.trace.reader import TraceReader
 
         reader = TraceReader(ring)
@@ -55,14 +60,26 @@ def check_filter(text: str) -> None:
         raise TraceError(str(error)) from None
 
 
-def run_traced(ring: int, log: int, call_filter: str, arguments: tuple[str, ...]) -> int:
+def run_sampled(features: list[str], log: int, arguments: tuple[str, ...], file: IO[bytes], *, folded: bool) -> int:
+    """Run with samples of the stacks, and write them; returns the program's exit status."""
+    memory = os.memfd_create("polynix-samples", os.MFD_CLOEXEC)
+    os.ftruncate(memory, SAMPLES_START)
+    status = run_traced([*features, "--feature", f"flame:/proc/{os.getpid()}/fd/{memory}"], log, arguments)
+    from polynix.tools.trace.flame import read_samples, write_folded, write_speedscope
+
+    samples = read_samples(memory)
+    if samples is not None:
+        (write_folded if folded else write_speedscope)(samples, file)
+    return status
+
+
+def run_traced(features: list[str], log: int, arguments: tuple[str, ...]) -> int:
     """The program's exit status. The run is a process of its own: whatever becomes of it, the ring is ours."""
-    feature = f"trace:/proc/{os.getpid()}/fd/{ring}" + (f",{call_filter}" if call_filter else "")
     environment = {**os.environ, LOG_VARIABLE: f"/proc/{os.getpid()}/fd/{log}"}
     numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
     handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}  # the terminal's go to the run as well
     try:
-        command = [sys.executable, "-m", "polynix.tools.cli", "run", "--feature", feature, *arguments]
+        command = [sys.executable, "-m", "polynix.tools.cli", "run", *features, *arguments]
         with subprocess.Popen(command, env=environment) as process:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _frame: process.send_signal(number))
