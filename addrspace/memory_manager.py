@@ -331,15 +331,14 @@ class MemoryManager:
                         self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=True)
                 self.calls.unmap(place, place + text.trampolines_length)
 
-    def site_of_trampoline(self, address: int) -> tuple[int, int] | None:
-        """Address of the ``syscall`` that the trampoline at ``address`` stands for, and the call's number."""
+    def place_outside_trampolines(self, address: int) -> int | None:
+        """Where in the guest's text a thread that was met at ``address`` may be taken to be; None if that is no trampoline's."""
         for place, text in self.trampolines.items():
             if place <= address < place + text.trampolines_length:
                 try:
-                    offset, number = text.site_of(address - place)
+                    return place - text.displacement + text.place_of(address - place)
                 except IndexError:
                     return None
-                return place - text.displacement + offset, number
         return None
 
     # -- accounting and borders -------------------------------------------------------------------------------------------------------------

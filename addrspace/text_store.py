@@ -34,7 +34,7 @@ PAGE_SIZE = 4096
 ABOVE, BELOW = 0x7000_0000, -0x3F_0000
 TRAMPOLINE_SIZE = 32
 JUMP_SIZE = 5
-READ = 0  # read(2)
+READ, _LOAD_READ = 0, b"\xb8\0\0\0\0"  # read(2); mov $0,%eax
 MAX_TEXT = 64 << 20
 MFD_EXEC = 0x10
 F_ADD_SEALS, ALL_SEALS = 1033, 0x0F  # SEAL, SHRINK, GROW, WRITE
@@ -44,9 +44,11 @@ _SITE = re.compile(rb"\xb8(..\0\0)\x0f\x05", re.DOTALL)
 _READ_SITE = re.compile(rb"\x31\xc0\x0f\x05(?=\x48\x3d\x00\xf0\xff\xff\x77)")
 # Where that look is followed by `ret` and a long no-op, nobody gets to the no-op.
 _PADDING = re.compile(rb"\x0f\x05\x48\x3d\x00\xf0\xff\xff\x77.\xc3(\x66*\x2e?\x0f\x1f(?:\x44\0\0|\x80\0{4}|\x84\0{5}))", re.DOTALL)
+# `mov 8(%rsp),%r9; syscall`: the end of syscall(2), the C library's function for any call. It takes the `mov` along.
+_ANY_SITE = re.compile(rb"(\x4c\x8b\x4c\x24\x08)\x0f\x05")
 _JUMP = struct.Struct("<Bi")
 _SHORT_JUMP = struct.Struct("<Bb")
-_TRAMPOLINE = struct.Struct("<BI3si2sQ3s")  # mov $number,%eax; lea behind_the_syscall(%rip),%rcx; movabs $PATCHED_CALL,%r11; jmp *%r11
+_TRAMPOLINE = struct.Struct("<5s3si2sQ3s")  # what the jump replaced; lea behind_the_syscall(%rip),%rcx; movabs $PATCHED_CALL,%r11; jmp *%r11
 _LEA_END = 12  # what the displacement of the `lea` counts from
 # A byte before that could make the `mov` the end of a longer instruction: prefixes, opcodes whose ModRM byte the 0xb8 would be, ModRM bytes whose SIB.
 _DOUBTFUL = frozenset(
@@ -56,11 +58,14 @@ _XOR_SIL = b"\x40\x80\xf6\x81"  # xor $0x81,%sil, before most futex calls of gli
 
 
 class Site(NamedTuple):
-    """A call site: offsets of what loads the number (5 bytes; or 2, then ``stepping_stone`` is where 5 bytes are free) and of its ``syscall``."""
+    """A call site: offsets of the instruction that a jump replaces and of the ``syscall`` behind it, and what the trampoline does in its place (5 bytes).
+
+    Where there is room for a short jump only, ``stepping_stone`` is the offset of 5 free bytes for the long one.
+    """
 
     start: int
     syscall: int
-    number: int
+    replaced: bytes
     stepping_stone: int | None = None
 
 
@@ -74,7 +79,8 @@ def find_sites(text: bytes, patchable: Collection[int]) -> list[Site]:
             continue
         if text[offset - 1] in _DOUBTFUL and text[max(offset - 4, 0) : offset] != _XOR_SIL:
             continue
-        sites.append(Site(offset, offset + 5, number))
+        sites.append(Site(offset, offset + JUMP_SIZE, text[offset : offset + JUMP_SIZE]))
+    sites += [Site(match.start(), match.end(1), match[1]) for match in _ANY_SITE.finditer(text)]
     if READ in patchable:
         sites += _find_read_sites(text)
     return sites
@@ -90,7 +96,7 @@ def _find_read_sites(text: bytes) -> list[Site]:
         place = next((place for place in free if -128 <= place - (offset + 2) <= 127), None)
         if place is not None:
             free.remove(place)
-            sites.append(Site(offset, offset + 2, READ, place))
+            sites.append(Site(offset, offset + 2, _LOAD_READ, place))
     return sites
 
 
@@ -112,10 +118,10 @@ class PatchedText:
         self.sites = sites
         self.trampolines_length = trampolines_length
 
-    def site_of(self, offset: int) -> tuple[int, int]:
-        """For a byte of the trampolines: offset of the call site's ``syscall`` in the text, and the call's number. Errors: IndexError."""
+    def place_of(self, offset: int) -> int:
+        """For an instruction of the trampolines: the offset in the text where a thread that is about to make it might be as well. Errors: IndexError."""
         site = self.sites[offset // TRAMPOLINE_SIZE]
-        return site.syscall, site.number
+        return site.syscall if offset % TRAMPOLINE_SIZE else site.start
 
 
 class TextStore:
@@ -169,7 +175,7 @@ def _patched(content: bytes, sites: list[Site], displacement: int) -> bytes:
             _SHORT_JUMP.pack_into(text, site.start, 0xEB, jump - (site.start + 2))
         _JUMP.pack_into(text, jump, 0xE9, trampoline - (jump + JUMP_SIZE))
         behind = site.syscall + 2 - (trampoline + _LEA_END)
-        code = _TRAMPOLINE.pack(0xB8, site.number, b"\x48\x8d\x0d", behind, b"\x49\xbb", PATCHED_CALL, b"\x41\xff\xe3")
+        code = _TRAMPOLINE.pack(site.replaced, b"\x48\x8d\x0d", behind, b"\x49\xbb", PATCHED_CALL, b"\x41\xff\xe3")
         trampolines += code.ljust(TRAMPOLINE_SIZE, b"\xcc")
     return bytes(text + trampolines)
 

@@ -51,7 +51,7 @@ def consider_patching(task: Task, slot: Slot) -> None:
 
 
 def leave_trampoline(task: Task, slot: Slot) -> None:
-    """A thread that was met in a trampoline is moved back to the ``syscall`` that the trampoline stands for."""
-    site = task.mm.site_of_trampoline(slot.ip)
-    if site is not None:
-        slot.ip, slot.ax = site
+    """A thread that was met in a trampoline is moved back to its call site, before the guest can see where it was."""
+    place = task.mm.place_outside_trampolines(slot.ip)
+    if place is not None:
+        slot.ip = place

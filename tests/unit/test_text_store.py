@@ -52,7 +52,7 @@ def store() -> TextStore:
     ],
 )
 def test_sites(text: bytes, found: list[tuple[int, int]]) -> None:
-    assert find_sites(text, PATCHABLE) == [Site(offset, offset + 5, number) for offset, number in found]
+    assert find_sites(text, PATCHABLE) == [Site(offset, offset + 5, b"\xb8" + struct.pack("<I", number)) for offset, number in found]
 
 
 CHECK_RESULT = b"\x48\x3d\x00\xf0\xff\xff\x77\x5b"  # cmp $-4096,%rax; ja
@@ -75,7 +75,7 @@ NOP_4 = b"\x0f\x1f\x40\0"
     ],
 )
 def test_sites_of_read(text: bytes, found: list[tuple[int, int]]) -> None:
-    assert find_sites(text, PATCHABLE) == [Site(offset, offset + 2, 0, stone) for offset, stone in found]
+    assert find_sites(text, PATCHABLE) == [Site(offset, offset + 2, b"\xb8\0\0\0\0", stone) for offset, stone in found]
     assert find_sites(text, PATCHABLE - {0}) == []
 
 
@@ -98,8 +98,9 @@ def test_sites_of_the_c_library_are_instructions() -> None:
     sites = find_sites(program.read_bytes(), set(range(600)))
     assert len(sites) > 10
     for site in sites:  # its text lies at the offsets of the file
-        load = f"mov    ${site.number:#x},%eax" if site.stepping_stone is None else "xor    %eax,%eax"
-        assert following[site.start] == (load, (site.syscall, "syscall"))
+        instruction, behind = following[site.start]
+        assert behind == (site.syscall, "syscall")
+        assert (instruction.startswith("mov    $") and instruction.endswith(",%eax")) or instruction in ("xor    %eax,%eax", "mov    0x8(%rsp),%r9")
         if site.stepping_stone is not None:
             assert not any(site.stepping_stone <= address < site.stepping_stone + 5 and "nop" not in text for address, (text, _) in following.items())
 
@@ -120,14 +121,24 @@ def test_patched_text(store: TextStore, displacement: int) -> None:
         opcode, distance = struct.unpack_from("<Bi", copy, offset)
         trampoline = offset + 5 + distance - displacement
         assert opcode == 0xE9 and copy[offset + 5 : offset + 7] == b"\x0f\x05"
-        assert text.site_of(trampoline) == text.site_of(trampoline + TRAMPOLINE_SIZE - 1) == (offset + 5, number)
+        assert (text.place_of(trampoline), text.place_of(trampoline + 5)) == (offset, offset + 5)
         machine_code = copy[2 * PAGE + trampoline :][:TRAMPOLINE_SIZE]
         mov, loaded, lea, behind, movabs, entry, jump = struct.unpack_from("<BI3si2sQ3s", machine_code)
         assert (mov, lea, movabs, jump) == (0xB8, b"\x48\x8d\x0d", b"\x49\xbb", b"\x41\xff\xe3")
         assert (loaded, entry) == (number, PATCHED_CALL)
         assert displacement + trampoline + 12 + behind == offset + 7
     with pytest.raises(IndexError):
-        text.site_of(3 * TRAMPOLINE_SIZE)
+        text.place_of(3 * TRAMPOLINE_SIZE)
+
+
+def test_site_of_any_call(store: TextStore) -> None:
+    """The displaced instruction goes along."""
+    code = (b"\x4d\x89\xc8\x4c\x8b\x4c\x24\x08\x0f\x05" + CHECK_RESULT).ljust(PAGE, b"\x90")
+    assert find_sites(code, set()) == [Site(3, 8, b"\x4c\x8b\x4c\x24\x08")]
+    text = store.add(memory_of(code), 0, PAGE, ABOVE)
+    assert text is not None
+    copy = text.object.read(0, 2 * PAGE)
+    assert copy[3] == 0xE9 and copy[8:10] == b"\x0f\x05" and copy[PAGE : PAGE + 5] == code[3:8]
 
 
 def test_patched_read(store: TextStore) -> None:
@@ -140,7 +151,7 @@ def test_patched_read(store: TextStore) -> None:
     assert opcode == 0xEB and 3 + short == 14
     opcode, distance = struct.unpack_from("<Bi", copy, 14)
     assert opcode == 0xE9 and 19 + distance == ABOVE
-    assert text.site_of(0) == (3, 0)
+    assert (text.place_of(0), text.place_of(5)) == (1, 3)
     (behind,) = struct.unpack_from("<i", copy, PAGE + 8)
     assert ABOVE + 12 + behind == 5
 

@@ -285,6 +285,22 @@ CASE(fork_and_exec) {
     }
 }
 
+CASE(calls_that_copy_or_replace_the_registers) {
+    heat();
+    for (int i = 0; i < 300; i++) CHECK(syscall(SYS_getppid) == getppid());
+    CHECK(syscall(SYS_mmap, 0L, 4096L, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1L, 0L) != -1);
+    for (int i = 0; i < 20; i++) {
+        double kept = i + 0.5;
+        pid_t child = i & 1 ? syscall(SYS_fork) : syscall(SYS_clone, SIGCHLD, 0L, 0L, 0L, 0L);
+        if (child == 0) {
+            CHECK(kept == i + 0.5 && syscall(SYS_getppid) > 0);
+            if (i % 3 == 0) syscall(SYS_execve, "/bin/sh", (char *[]){"sh", "-c", "exit 0", NULL}, environ);
+            syscall(i % 3 == 1 ? SYS_exit : SYS_exit_group, check_failures);
+        }
+        CHECK(exit_of(child) == 0 && kept == i + 0.5);
+    }
+}
+
 static uintptr_t text_page(void) { return (uintptr_t)getppid & -4096L; }
 
 CASE(text_made_writable_and_back) {
