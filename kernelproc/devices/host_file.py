@@ -214,13 +214,21 @@ class HostStream(FileOps):
         self._poll.register(fd, select.POLLIN | select.POLLOUT | select.POLLPRI | select.POLLRDHUP)
 
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> Result:
-        if self.shared and not self.query_events(file) & (POLLIN | POLLHUP | POLLERR):
-            return -EAGAIN
+        if self.shared:
+            # Not "look, then read": somebody else may take what we saw, and nothing may block the kernel.
+            result = out.write_from_fd(self.fd, -1, out.remaining, os.RWF_NOWAIT)
+            if result != -EOPNOTSUPP:
+                return result
+            if not self.query_events(file) & (POLLIN | POLLHUP | POLLERR):
+                return -EAGAIN
         return out.write_from_fd(self.fd, -1, out.remaining)
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> Result:
         count = data.remaining
         if self.shared:
+            result = data.read_to_fd(self.fd, -1, count, os.RWF_NOWAIT)
+            if result != -EOPNOTSUPP:
+                return result
             if not self.query_events(file) & (POLLOUT | POLLERR | POLLHUP):
                 return -EAGAIN
             count = min(count, select.PIPE_BUF)  # POLLOUT promises no more
