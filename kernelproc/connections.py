@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polynix.ipc.protocols.connections import Connections, ConnectionsConnectRequest
-from polynix.kernelproc.fidl_loop import EngineServer
+from polynix.ipc.bindings import MethodError
+from polynix.ipc.objects import Channel, ZxStatus
+from polynix.ipc.protocols.connections import (
+    Connections,
+    ConnectionsConnectRequest,
+    ConnectionsListenRequest,
+    ListenResponse,
+    TcpProxies,
+    TcpProxiesListenRequest,
+)
+from polynix.kernelproc.fidl_loop import EngineClient, EngineServer
+from polynix.kernelproc.incoming_directory import IncomingDirectory
 from polynix.kernelproc.net.bridge import connect_to_port, connect_to_unix
 from polynix.kernelproc.net.outside import ChannelOutside, HostSocketOutside
+from polynix.kernelproc.uapi.errno import EINVAL, EIO
 
 if TYPE_CHECKING:
-    from polynix.ipc.objects import Channel
     from polynix.kernelproc.kernel import Kernel
 
 
@@ -19,23 +29,37 @@ class ContainerConnections(Connections):
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self._runner: EngineClient | None = None
 
     def serve(self, channel: Channel) -> None:
         """Serve one more client."""
         EngineServer(self.kernel.engine, Connections, self, channel)
 
     async def connect(self, request: ConnectionsConnectRequest) -> None:
-        channel, counter = request.channel, request.counter
-        if channel is None or counter is None or (request.unix_path is None) == (request.port is None):
+        channel, counter, target = request.channel, request.counter, request.target
+        if channel is None or counter is None or target is None or (target.unix_path is None) == (target.port is None):
             for handle in (channel, counter):
                 if handle is not None:
                     handle.close()
             return
         outside = ChannelOutside(self.kernel.engine, channel, counter)
-        if request.port is not None:
-            connect_to_port(self.kernel, request.port, outside, wait_for_listener=False)
-        elif request.unix_path is not None:
-            connect_to_unix(self.kernel, bytes(request.unix_path), outside)
+        if target.port is not None:
+            connect_to_port(self.kernel, target.port, outside, wait_for_listener=False)
+        elif target.unix_path is not None:
+            connect_to_unix(self.kernel, bytes(target.unix_path), outside)
+
+    async def listen(self, request: ConnectionsListenRequest) -> ListenResponse:
+        engine = self.kernel.engine
+        if request.address is None or request.target is None:
+            raise MethodError(EINVAL)
+        if self._runner is None:
+            self._runner = EngineClient(engine, TcpProxies, self.kernel.expando.get(IncomingDirectory).connect(TcpProxies))
+        ours, theirs = Channel.create()
+        self.serve(theirs)
+        try:
+            return await self._runner.call(TcpProxies.listen, TcpProxiesListenRequest(address=request.address, target=request.target, connections=ours))
+        except ZxStatus:
+            raise MethodError(EIO) from None
 
 
 def connect_vsock(kernel: Kernel, port: int, fd: int) -> None:

@@ -13,6 +13,7 @@ import select
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polynix.ipc.bindings import FidlProtocol
@@ -31,13 +32,15 @@ from polynix.ipc.protocols.component import (
     DirectoryOpenRequest,
     descriptors_of,
 )
+from polynix.ipc.protocols.connections import Connections
 from polynix.ipc.protocols.controller import Controller
 from polynix.ipc.protocols.programs import Data, Programs
 from polynix.ipc.protocols.scripting import Scripting, ScriptingText
 from polynix.ipc.server import RequestDecoder, ServerEnd
+from polynix.kernelproc.connections import ContainerConnections, connect_vsock
 from polynix.kernelproc.controller import ContainerController
 from polynix.kernelproc.fidl_loop import EngineServer
-from polynix.kernelproc.incoming_directory import IncomingDirectory
+from polynix.kernelproc.kernel import PATIENCE_NS
 from polynix.kernelproc.options import ContainerOptions
 from polynix.kernelproc.outgoing_directory import OutgoingDirectory
 from polynix.kernelproc.programs import ProgramStarter
@@ -126,6 +129,17 @@ class _Starter:
         return True
 
 
+def wait_for_runner(session: Session) -> None:
+    """Block until the runner may have said something; nothing else of the kernel runs meanwhile. Errors: ZxStatus TIMED_OUT, PEER_CLOSED."""
+    poller = select.poll()
+    poller.register(session.fileno(), select.POLLIN)
+    if not poller.poll(PATIENCE_NS // 1_000_000):
+        raise ZxStatus(Status.TIMED_OUT, "the runner does not answer")
+    session.process()
+    if session.ended:
+        raise ZxStatus(Status.PEER_CLOSED, "the runner is gone")
+
+
 def take_standard_error(info: ComponentStartInfo) -> None:
     """The kernel logs to descriptor 2 of the start information; it needs no other."""
     handles = descriptors_of(info.numbered_handles or ())
@@ -144,10 +158,11 @@ class Container(ComponentController):
         self.session = session
         self.killed = False
         engine = kernel.engine
-        kernel.expando.get(IncomingDirectory).enter(engine, start.info.ns or [])
         self.outgoing = kernel.expando.get(OutgoingDirectory)
         self.controller = ContainerController(kernel)
+        self.controller.connect_vsock = partial(connect_vsock, kernel)
         self.add(Controller, self.controller.serve)
+        self.add(Connections, ContainerConnections(kernel).serve)
         self.add(Programs, ProgramStarter(kernel).serve)
         self.add(Scripting, lambda channel: EngineServer(engine, Scripting, _Script(kernel), channel))
         self._component = EngineServer(engine, ComponentController, self, start.controller, engine.stop)

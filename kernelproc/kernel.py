@@ -16,7 +16,7 @@ from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.pid_table import PidTable
 
 if TYPE_CHECKING:
-    from polynix.ipc.objects import Channel, Vmo
+    from polynix.ipc.objects import Channel
     from polynix.kernelproc.clock import Clock
     from polynix.kernelproc.engine import Engine
     from polynix.kernelproc.kthreads import KernelThreads
@@ -43,10 +43,6 @@ class UtsNamespace:
 
     def copy(self) -> UtsNamespace:
         return UtsNamespace(self.nodename, self.domainname)
-
-
-def _no_pager(backing: Vmo, block_size: int) -> Channel:
-    raise NotImplementedError("this kernel was started without a pager")
 
 
 def _wait_in_place(channel: Channel) -> None:
@@ -82,7 +78,6 @@ class Kernel:
         self.power = PowerManager(self)
         self.cpus = frozenset(os.sched_getaffinity(0))
         self.region: SharedRegion | None = None
-        self.create_pager: Callable[[Vmo, int], Channel] = _no_pager  # (memory that holds an image, its block size) -> the client's end of a Pager
         self.wait_for_message: Callable[[Channel], None] = _wait_in_place  # block the loop until the channel may have something to read
         self.on_init_exit: list[Callable[[ThreadGroup], None]] = []
 

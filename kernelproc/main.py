@@ -26,10 +26,11 @@ from polynix.addrspace.region import RegionFactory, SharedMemoryUnavailable
 from polynix.addrspace.stub_pool import StubPool
 from polynix.ipc.session import Session
 from polynix.kernelproc.clock import HostClock
-from polynix.kernelproc.container import Container, Start, take_standard_error, wait_for_start
+from polynix.kernelproc.container import Container, Start, take_standard_error, wait_for_runner, wait_for_start
 from polynix.kernelproc.engine import Engine
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.hot_text import enable_patching
+from polynix.kernelproc.incoming_directory import IncomingDirectory
 from polynix.kernelproc.inspector.server import Inspector
 from polynix.kernelproc.kernel import Kernel, UtsNamespace
 from polynix.kernelproc.kthreads import KernelThreads
@@ -44,9 +45,6 @@ from polynix.kernelproc.task.kernel_tasks import start_builtin_init, start_kthre
 from polynix.kernelproc.task.out_of_memory import MemoryWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from polynix.ipc.objects import Channel, Vmo
     from polynix.kernelproc.options import ContainerOptions
 
 log = logging.getLogger(__name__)
@@ -60,20 +58,18 @@ class BootError(Exception):
     expected = True
 
 
-def run_kernel(beside: socket.socket, create_pager: Callable[[Vmo, int], Channel]) -> None:
-    """The kernel process, from its first message to the container's end. ``beside`` is the socket of its session; ``create_pager`` is
-    ``Kernel.create_pager``.
-    """
+def run_kernel(beside: socket.socket) -> None:
+    """The kernel process, from its first message to the container's end. ``beside`` is the socket of its session."""
     session = Session(beside, threaded=False)
     try:
         start = wait_for_start(session)
         if start is not None:
-            run_container(session, start, create_pager)
+            run_container(session, start)
     finally:
         session.close()
 
 
-def run_container(session: Session, start: Start, create_pager: Callable[[Vmo, int], Channel]) -> None:
+def run_container(session: Session, start: Start) -> None:
     """Boot as ``start`` says, and run until the end, which the start's controller is told."""
     try:
         take_standard_error(start.info)
@@ -81,7 +77,8 @@ def run_container(session: Session, start: Start, create_pager: Callable[[Vmo, i
         set_up_logging(options)
         raise_descriptor_limit()
         kernel = build_kernel(options)
-        kernel.create_pager = create_pager
+        kernel.expando.get(IncomingDirectory).enter(kernel.engine, start.info.ns or [])
+        kernel.wait_for_message = lambda _channel: wait_for_runner(session)
         mount_file_systems(kernel, options)
         enable_features(kernel, options)
         if options.suspend_after:

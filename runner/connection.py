@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from polynix.ipc.bindings import FidlProtocol, Method
+from polynix.ipc.bindings import FidlProtocol, Method, MethodError
 from polynix.ipc.client import PolledClient
 from polynix.ipc.fidl import FidlError
 from polynix.ipc.host_file import HostFile
@@ -30,6 +30,8 @@ from polynix.ipc.protocols.component import (
     HandleInfo,
     descriptor_id,
 )
+from polynix.ipc.protocols.connections import Connections, ConnectionsListenRequest, ListenResponse, ProxyTarget, TcpAddress
+from polynix.ipc.protocols.controller import Controller, ControllerVsockConnectRequest
 from polynix.ipc.protocols.programs import (
     Data,
     Program,
@@ -169,6 +171,21 @@ class ContainerConnection:
         answer: dict[str, Any] = json.loads(reply.text.read())
         return answer
 
+    def listen(self, address: TcpAddress, target: ProxyTarget) -> TcpAddress:
+        """Have the runner listen for the container; returns where it does. Errors: OSError, ContainerError."""
+        connections = self._open(self._outgoing, Connections)
+        try:
+            response: ListenResponse = self._call(connections, Connections.listen, ConnectionsListenRequest(address=address, target=target))
+            return response.address
+        except MethodError as error:
+            raise OSError(error.error, os.strerror(error.error), f"{address.host}:{address.port}") from None
+
+    def connect_vsock(self, port: int, fd: int) -> None:
+        """Controller.VsockConnect with a socket that stays the caller's. Errors: ContainerError."""
+        with self._failures():
+            controller = self._open(self._outgoing, Controller)
+            controller.send(Controller.vsock_connect, ControllerVsockConnectRequest(port=port, bridge_socket=HostFile.create(fd)))
+
     def wait_until_booted(self) -> int:
         """Wait for the container's kernel; returns its process id. Errors: ContainerError when it could not boot."""
         if not self._kernel_pid:
@@ -187,6 +204,8 @@ class ContainerConnection:
         while not outcome:
             self.poll(None)
         reply, failure = outcome[0]
+        if isinstance(failure, MethodError):
+            raise failure
         if failure is not None:
             self.fail(failure)
         return reply
@@ -226,7 +245,7 @@ class ContainerConnection:
 
     def _pump(self) -> bool:
         heard = False
-        for client in (self._programs, *([self._scripting] if self._scripting is not None else ())):
+        for client in self._clients:
             heard |= client.pump()
         for number, (client, _) in list(self._running.items()):
             heard |= client.pump()

@@ -25,6 +25,8 @@ from polynix.runner.hooks import Scriptable
 from polynix.runner.private_runner import PrivateRunner
 
 if TYPE_CHECKING:
+    import socket
+
     from polynix.runner.connection import ContainerConnection
 
 PIPE = subprocess.PIPE
@@ -136,6 +138,26 @@ class Container(Scriptable):
     def run(self, args: Sequence[Argument], **parameters: Any) -> subprocess.CompletedProcess[Any]:
         """Run a program to its end: parameters as of :func:`run`."""
         return _run(self.spawn, args, **parameters)
+
+    def proxy(self, address: str, *, to: str) -> str:
+        """Let peers outside connect to the container over TCP, as long as it lives: ``proxy("tcp://127.0.0.1:8080", to="unix:/run/server")``, or
+        ``to="port:5000"`` for AF_VSOCK. What they send wakes the container. Returns the address, with the port that was chosen if it was 0.
+        Errors: ValueError, OSError, ContainerError.
+        """
+        listen_address, target = parameters.tcp_address(address), parameters.proxy_target(to)
+        with self._lock:
+            self.start()
+            assert self.connection is not None
+            return parameters.tcp_url(self.connection.listen(listen_address, target))
+
+    def vsock_connect(self, port: int, socket: socket.socket) -> None:
+        """Bridge a connected stream socket, whose duplicate the container takes, to what listens on an AF_VSOCK port inside, as soon as something does.
+        Errors: ContainerError.
+        """
+        with self._lock:
+            self.start()
+            assert self.connection is not None
+            self.connection.connect_vsock(port, socket.fileno())
 
     # -- for Process and the command line ----------------------------------------------------------------------------------------
 

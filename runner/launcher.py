@@ -25,7 +25,6 @@ from polynix.runner.run_directory import remove_region
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from polynix.ipc.objects import Channel, Vmo
 
 MAX_PACKET = 4096
 PR_SET_PDEATHSIG = 1
@@ -199,7 +198,7 @@ def _kernel_process(beside: socket.socket, launcher_pid: int, close: tuple[int, 
             faulthandler.register(signal.SIGUSR1)
         from polynix.kernelproc.main import run_kernel
 
-        run_kernel(beside, create_pager)
+        run_kernel(beside)
         status = 0
     except BaseException:
         if os.environ.get("POLYNIX_TRACEBACK"):
@@ -208,17 +207,6 @@ def _kernel_process(beside: socket.socket, launcher_pid: int, close: tuple[int, 
             traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def create_pager(backing: Vmo, block_size: int) -> Channel:
-    """A pager thread of the kernel process's own, made when an image is mounted."""
-    from polynix.ipc.objects import Channel
-    from polynix.ipc.protocols.manager import ManagerCreatePagerRequest
-    from polynix.runner.pager import Pager
-
-    client_end, server_end = Channel.create()
-    Pager().create(ManagerCreatePagerRequest(backing_vmo=backing, block_size=block_size, pager=server_end))
-    return client_end
 
 
 def die_with(parent: int) -> None:

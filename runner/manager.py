@@ -92,8 +92,12 @@ class ContainerManager(Manager):
             return
         from polynix.runner.proxy import ChannelProxy
 
-        self._add(WakeSource.from_counter(counter.duplicate(), name))
-        self.threads.start_proxy(ChannelProxy(container, remote, counter, name), self.wake_sources)
+        self.start_proxy(ChannelProxy(container, remote, counter, name))
+
+    def start_proxy(self, proxy: ChannelProxy) -> None:
+        """Have the proxy thread serve ``proxy``, and its messages wake the container."""
+        self._add(WakeSource.from_counter(proxy.message_counter.duplicate(), proxy.name))
+        self.threads.start_proxy(proxy, self.wake_sources)
 
     async def add_wake_source(self, request: ManagerAddWakeSourceRequest) -> None:
         if request.container_job is not None and request.name is not None and request.handle is not None and request.signals is not None:

@@ -7,9 +7,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from polynix.kernelproc.hook_rule import HookRule, RuleError, parse_rule
 from polynix.kernelproc.options import Bind
+
+if TYPE_CHECKING:
+    from polynix.ipc.protocols.connections import ProxyTarget, TcpAddress
 
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -122,6 +126,40 @@ def check_log_level(name: str) -> str:
     if name.lower() not in LOG_LEVELS:
         raise ParameterError(f"log level {name!r} is none of {', '.join(LOG_LEVELS)}")
     return name.lower()
+
+
+def tcp_address(text: str) -> TcpAddress:
+    """``tcp://HOST:PORT``: the host is an IP address or ``localhost``, port 0 any free one."""
+    import ipaddress
+
+    from polynix.ipc.protocols.connections import TcpAddress
+
+    scheme, separator, rest = text.partition("://")
+    host, colon, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if scheme == "tcp" and separator and colon and port.isascii() and port.isdigit() and int(port) < 65536:
+        try:
+            return TcpAddress(str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), int(port))
+        except ValueError:
+            pass
+    raise ParameterError(f"proxy address {text!r} is not tcp://ADDRESS:PORT")
+
+
+def tcp_url(address: TcpAddress) -> str:
+    """The text that :func:`tcp_address` reads."""
+    return f"tcp://[{address.host}]:{address.port}" if ":" in address.host else f"tcp://{address.host}:{address.port}"
+
+
+def proxy_target(text: str) -> ProxyTarget:
+    """``unix:/PATH``, ``unix:@ABSTRACT`` or ``port:N``."""
+    from polynix.ipc.protocols.connections import ProxyTarget
+
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and (rest[:1] == "/" or (rest[:1] == "@" and len(rest) > 1)) and len(os.fsencode(rest)) < 108 and "\0" not in rest:
+        return ProxyTarget(unix_path=os.fsencode(rest))
+    if kind == "port" and rest.isascii() and rest.isdigit() and 0 < int(rest) < (1 << 32) - 1:
+        return ProxyTarget(port=int(rest))
+    raise ParameterError(f"proxy target {text!r} is neither unix:/PATH nor port:N")
 
 
 def environment_list(environment: Mapping[str, str]) -> list[str]:

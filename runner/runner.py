@@ -13,6 +13,7 @@ from typing import Any
 
 from polynix.ipc.objects import Channel, ZxStatus
 from polynix.ipc.protocols.component import ComponentNamespaceEntry, ComponentRunner, ComponentRunnerStartRequest, ComponentStartInfo
+from polynix.ipc.protocols.connections import TcpProxies
 from polynix.ipc.protocols.manager import Manager
 from polynix.ipc.server import Server
 from polynix.runner.broker import Broker
@@ -22,6 +23,7 @@ from polynix.runner.manager import ContainerManager, ManagerThreads
 from polynix.runner.member import Peer
 from polynix.runner.realm import Realm
 from polynix.runner.service_directory import ServiceDirectory
+from polynix.runner.tcp_proxy import ContainerProxies
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +74,15 @@ class Runner(ComponentRunner):
     async def _run_container(self, info: ComponentStartInfo, controller: Channel, started: asyncio.Future[StarnixKernel] | None) -> None:
         """One container from its start to its end."""
         manager = ContainerManager(self.threads)
-        services = ServiceDirectory({Manager.__fidl_protocol__.name: manager.serve})
+        proxies = ContainerProxies(manager.start_proxy)
+        services = ServiceDirectory({Manager.__fidl_protocol__.name: manager.serve, TcpProxies.__fidl_protocol__.name: proxies.serve})
         ours, theirs = Channel.create()
         self._keep(services.serve(ours))
         info.ns = [ComponentNamespaceEntry(path=SERVICES, directory=theirs)]
         try:
             await self.kernels.run(info, controller, started)
         finally:
+            await proxies.close()
             manager.close()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

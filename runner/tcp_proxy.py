@@ -14,54 +14,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from polynix.ipc.bindings import MethodError
 from polynix.ipc.objects import MAX_BYTES, Channel, Counter, Status, ZxStatus
-from polynix.ipc.protocols.connections import ConnectionsConnectRequest
+from polynix.ipc.protocols.connections import (
+    Connections,
+    ConnectionsConnectRequest,
+    ListenResponse,
+    ProxyTarget,
+    TcpAddress,
+    TcpProxies,
+    TcpProxiesListenRequest,
+)
+from polynix.ipc.server import Server
 from polynix.runner.proxy import ChannelProxy
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 128
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
-
-
-class AddressError(ValueError):
-    """An address of a proxy is wrong; the text is one line for the user."""
-
-
-@dataclass(frozen=True)
-class ProxyTarget:
-    """Where connections go inside: one of the two."""
-
-    unix_path: bytes | None = None
-    port: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> ProxyTarget:
-        """``unix:/path``, ``unix:@name`` or ``port:N``. Errors: AddressError."""
-        kind, _, rest = text.partition(":")
-        if kind == "unix" and (rest[:1] == "/" or (rest[:1] == "@" and len(rest) > 1)) and len(rest.encode()) < 108 and "\0" not in rest:
-            return cls(unix_path=rest.encode())
-        if kind == "port" and rest.isascii() and rest.isdigit() and 0 < int(rest) < (1 << 32) - 1:
-            return cls(port=int(rest))
-        raise AddressError(f"proxy target {text!r} is neither unix:/PATH nor port:N")
-
-
-def parse_listen_address(text: str) -> tuple[str, int]:
-    """``tcp://HOST:PORT``; the host is an IP address or ``localhost``, port 0 any free one. Errors: AddressError."""
-    scheme, separator, rest = text.partition("://")
-    host, colon, port = rest.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if scheme == "tcp" and separator and colon and port.isascii() and port.isdigit() and int(port) < 65536:
-        with contextlib.suppress(ValueError):
-            return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), int(port)
-    raise AddressError(f"proxy address {text!r} is not tcp://ADDRESS:PORT")
 
 
 class TcpProxy:
@@ -74,14 +51,14 @@ class TcpProxy:
         self.target = target
         self.start_proxy = start_proxy
         self.connect = connect
-        self.address = ("", 0)
+        self.address = TcpAddress("", 0)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
-    async def listen(self, host: str, port: int) -> None:
+    async def listen(self, address: TcpAddress) -> None:
         """Begin to accept; :attr:`address` says where. Errors: OSError."""
-        self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_BYTES, backlog=BACKLOG)
-        self.address = self._server.sockets[0].getsockname()[:2]
+        self._server = await asyncio.start_server(self._accept, address.host, address.port, limit=MAX_BYTES, backlog=BACKLOG)
+        self.address = TcpAddress(*self._server.sockets[0].getsockname()[:2])
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._carry(reader, writer))
@@ -97,7 +74,7 @@ class TcpProxy:
         inside_counter = counter.duplicate()
         try:
             self.start_proxy(ChannelProxy(container, remote, counter, name))
-            self.connect(ConnectionsConnectRequest(channel=inside, counter=inside_counter, unix_path=self.target.unix_path, port=self.target.port))
+            self.connect(ConnectionsConnectRequest(channel=inside, counter=inside_counter, target=self.target))
             inward = asyncio.create_task(_carry_inward(reader, ours))
             try:
                 clean = await _carry_outward(ours, writer)
@@ -125,6 +102,38 @@ class TcpProxy:
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+
+
+class ContainerProxies(TcpProxies):
+    """The proxies of one container; ``start_proxy`` makes its wake sources know of each connection."""
+
+    def __init__(self, start_proxy: Callable[[ChannelProxy], None]) -> None:
+        self.start_proxy = start_proxy
+        self.proxies: list[TcpProxy] = []
+
+    async def serve(self, channel: Channel) -> None:
+        """Serve one channel of the container."""
+        await Server(TcpProxies, self, channel).serve()
+
+    async def listen(self, request: TcpProxiesListenRequest) -> ListenResponse:
+        address, target, connections = request.address, request.target, request.connections
+        if address is None or target is None or connections is None:
+            raise MethodError(errno.EINVAL)
+        connect = Connections.__fidl_protocol__.by_attribute["connect"]
+        proxy = TcpProxy(target, self.start_proxy, lambda asked: connections.write(*connect.encode_request(0, asked)))
+        try:
+            ipaddress.ip_address(address.host)  # names are not looked up
+            await proxy.listen(address)
+        except (OSError, ValueError) as error:
+            connections.close()
+            raise MethodError(getattr(error, "errno", None) or errno.EINVAL) from error
+        self.proxies.append(proxy)
+        return ListenResponse(proxy.address)
+
+    async def close(self) -> None:
+        """The container is gone."""
+        for proxy in self.proxies:
+            await proxy.close()
 
 
 async def _carry_inward(reader: asyncio.StreamReader, channel: Channel) -> None:

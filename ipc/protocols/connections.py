@@ -1,12 +1,27 @@
-"""polynix.container.Connections: connections from outside that a runner proxies into a container."""
+"""polynix.container.Connections and polynix.runner.TcpProxies: connections from outside that a runner proxies into a container.
+
+Who wants a proxy asks the container, which asks its runner to listen, and gives it the client's end of a Connections channel: each peer that connects is one
+``Connect``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polynix.ipc.bindings import FidlProtocol, Openness, one_way, protocol
-from polynix.ipc.fidl import UINT8, UINT32, HandleType, VectorType, member, table
+from polynix.ipc.bindings import FidlProtocol, Openness, one_way, protocol, two_way
+from polynix.ipc.fidl import INT32, STRING, UINT8, UINT16, UINT32, HandleType, VectorType, member, struct, table
 from polynix.ipc.objects import Channel, Counter
+
+
+@table
+@dataclass(kw_only=True)
+class ProxyTarget:
+    """Where connections go inside: one of the two."""
+
+    unix_path: bytes | None = member(1, VectorType(UINT8))
+    """A unix socket; with a leading ``@`` an abstract name."""
+    port: int | None = member(2, UINT32)
+    """A port of AF_VSOCK."""
 
 
 @table
@@ -16,16 +31,60 @@ class ConnectionsConnectRequest:
     """The bytes of the connection, in messages of at most 64 KiB; an empty one says that no more will come that way."""
     counter: Counter | None = member(2, HandleType(Counter))
     """Messages that the container hasn't handled yet; it lowers it."""
-    unix_path: bytes | None = member(3, VectorType(UINT8))
-    """Where to connect: a unix socket (with a leading ``@`` an abstract name)…"""
-    port: int | None = member(4, UINT32)
-    """…or a port of AF_VSOCK."""
+    target: ProxyTarget | None = member(3, ProxyTarget)
+
+
+@struct
+@dataclass(frozen=True)
+class TcpAddress:
+    host: str = member(STRING)
+    port: int = member(UINT16)
+    """0: any that is free."""
+
+
+@table
+@dataclass(kw_only=True)
+class ConnectionsListenRequest:
+    address: TcpAddress | None = member(1, TcpAddress)
+    target: ProxyTarget | None = member(2, ProxyTarget)
+
+
+@struct
+@dataclass(frozen=True)
+class ListenResponse:
+    address: TcpAddress = member(TcpAddress)
+    """Where the runner listens."""
 
 
 @protocol("polynix.container.Connections", openness=Openness.OPEN)
 class Connections(FidlProtocol):
-    """A request that lacks a member is ignored, and its channel closes. So does that of a connection which nobody accepts."""
+    """What a container offers."""
 
     @one_way()
     async def connect(self, request: ConnectionsConnectRequest) -> None:
+        """Connect a proxied channel. One that lacks a member is closed, and so is a connection that nobody accepts."""
+        raise NotImplementedError
+
+    @two_way(error=INT32)
+    async def listen(self, request: ConnectionsListenRequest) -> ListenResponse:
+        """Have the runner listen on a TCP address for the container, as long as that lives. Errors: an errno."""
+        raise NotImplementedError
+
+
+@table
+@dataclass(kw_only=True)
+class TcpProxiesListenRequest:
+    address: TcpAddress | None = member(1, TcpAddress)
+    target: ProxyTarget | None = member(2, ProxyTarget)
+    connections: Channel | None = member(3, HandleType(Channel))
+    """The client's end of a Connections."""
+
+
+@protocol("polynix.runner.TcpProxies", openness=Openness.OPEN)
+class TcpProxies(FidlProtocol):
+    """What a runner offers to its containers."""
+
+    @two_way(error=INT32)
+    async def listen(self, request: TcpProxiesListenRequest) -> ListenResponse:
+        """Errors: an errno; EINVAL for a request that lacks a member."""
         raise NotImplementedError

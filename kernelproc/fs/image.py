@@ -19,7 +19,7 @@ from polynix.kernelproc.fs.host_call import call
 from polynix.kernelproc.fs.image_ext4 import MAGIC as EXT4_MAGIC
 from polynix.kernelproc.fs.image_ext4 import SUPERBLOCK_OFFSET, Ext4
 from polynix.kernelproc.fs.image_format import ImageEntry, ImageError, ImageInode, ImageReader
-from polynix.kernelproc.fs.image_pages import ImagePages
+from polynix.kernelproc.fs.image_pages import ImagePages, create_pager
 from polynix.kernelproc.fs.image_squashfs import MAGIC as SQUASHFS_MAGIC
 from polynix.kernelproc.fs.image_squashfs import Squashfs
 from polynix.kernelproc.uapi.errno import EINVAL, EIO, ENODATA, ENOENT, ENXIO, EUCLEAN
@@ -230,7 +230,7 @@ def new_image(kernel: Kernel, path: bytes) -> FileSystem:
     reader = open_reader(path)
     # The pager reads blocks of what is stored plain, or takes compressed blocks whole.
     backing = Vmo.of_file(os.dup(reader.fd), reader.size)
-    ops = ImageFs(kernel, reader, ImagePages(kernel, reader, kernel.create_pager(backing, reader.block_size)))
+    ops = ImageFs(kernel, reader, ImagePages(kernel, reader, create_pager(kernel, backing, reader.block_size)))
     fs = ops.fs = FileSystem(ops, path, read_only=True)
     try:
         fs.root = ops.node(reader.root_reference)

@@ -11,6 +11,7 @@ from polynix.addrspace.paged_memory import PagedMemory
 from polynix.ipc.bindings import MethodError
 from polynix.ipc.fidl import FidlError
 from polynix.ipc.objects import Channel, Vmo, ZxStatus
+from polynix.ipc.protocols.manager import Manager, ManagerCreatePagerRequest
 from polynix.ipc.protocols.pager import (
     CHUNK_SIZE,
     MAX_EXTENTS,
@@ -20,6 +21,7 @@ from polynix.ipc.protocols.pager import (
     PagerRegisterFileRequest,
 )
 from polynix.kernelproc.fidl_loop import EngineClient
+from polynix.kernelproc.incoming_directory import IncomingDirectory
 from polynix.kernelproc.uapi.errno import EIO
 
 if TYPE_CHECKING:
@@ -28,6 +30,19 @@ if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
 
 OPEN_FILES_MAX: Final = 256  # closed files whose pages are kept for the next open
+
+
+def create_pager(kernel: Kernel, backing: Vmo, block_size: int) -> Channel:
+    """The client's end of a Pager that the runner serves; ``backing``, which holds the image, is the runner's from now on."""
+    client_end, server_end = Channel.create()
+    manager = kernel.expando.get(IncomingDirectory).connect(Manager)
+    create = Manager.__fidl_protocol__.by_attribute["create_pager"]
+    try:
+        manager.write(*create.encode_request(0, ManagerCreatePagerRequest(backing_vmo=backing, block_size=block_size, pager=server_end)))
+    except ZxStatus:
+        server_end.close()  # what is read of the image says that the pager is gone
+    manager.close()
+    return client_end
 
 
 class ImagePages:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,15 +17,18 @@ from event_world import new_kernel
 from harness import directory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from polynix.ipc.objects import Channel, Vmo
-from polynix.ipc.protocols.manager import ManagerCreatePagerRequest
+from polynix.ipc.objects import Channel
+from polynix.ipc.protocols.component import ComponentNamespaceEntry
+from polynix.ipc.protocols.manager import Manager
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.image import ImageDirectory, ImageFile, ask, new_image, open_reader
 from polynix.kernelproc.fs.image_ext4 import decode_time
 from polynix.kernelproc.fs.image_format import ImageError, ImageReader
+from polynix.kernelproc.incoming_directory import SERVICES, IncomingDirectory
 from polynix.kernelproc.uapi.errno import EIO, EUCLEAN
 from polynix.kernelproc.vfs.fs_node import FsNode
-from polynix.runner.pager import Pager
+from polynix.runner.manager import ContainerManager, ManagerThreads
+from polynix.runner.service_directory import ServiceDirectory
 
 PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 MAKERS: dict[str, list[str]] = {
@@ -85,23 +90,24 @@ def tree() -> Iterator[Path]:
 
 
 class Mounted:
-    """An image mounted in a kernel without guests, over a real pager."""
+    """An image mounted in a kernel without guests, whose runner is a thread."""
 
     def __init__(self, path: Path) -> None:
-        self.pager = Pager()
+        self.threads = ManagerThreads()
+        services = ServiceDirectory({Manager.__fidl_protocol__.name: ContainerManager(self.threads).serve})
+        self._ours, theirs = Channel.create()
+        self._thread = threading.Thread(target=lambda: asyncio.run(services.serve(theirs)), daemon=True)
+        self._thread.start()
         kernel = new_kernel()
-
-        def create_pager(backing: Vmo, block_size: int) -> Channel:
-            client_end, server_end = Channel.create()
-            self.pager.create(ManagerCreatePagerRequest(backing_vmo=backing, block_size=block_size, pager=server_end))
-            return client_end
-
-        kernel.create_pager = create_pager
+        kernel.expando.remove(IncomingDirectory)
+        kernel.expando.get(IncomingDirectory).enter(kernel.engine, [ComponentNamespaceEntry(path=SERVICES, directory=self._ours)])
         self.fs = new_image(kernel, os.fsencode(path))
 
     def close(self) -> None:
         self.fs.ops.unmount(self.fs)
-        self.pager.close()
+        self._ours.close()
+        self._thread.join()
+        self.threads.close()
 
 
 def compare(host: Path, node: FsNode) -> int:

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from polynix.ipc.objects import Channel, Counter, Rights, Signals, ZxStatus
-from polynix.ipc.protocols.connections import ConnectionsConnectRequest
+from polynix.ipc.protocols.connections import ConnectionsConnectRequest, ProxyTarget, TcpAddress
 from polynix.runner.async_channel import unbounded
+from polynix.runner.parameters import ParameterError, proxy_target, tcp_address, tcp_url
 from polynix.runner.proxy import PROXY_THREAD_NAME, ChannelProxy, NewProxy, run_proxy_thread
-from polynix.runner.tcp_proxy import AddressError, ProxyTarget, TcpProxy, parse_listen_address
+from polynix.runner.tcp_proxy import TcpProxy
 from polynix.runner.wake_sources import WakeSource, new_wake_sources
+
+TARGET = ProxyTarget(unix_path=b"/run/server")
 
 
 class Container:
@@ -25,7 +28,7 @@ class Container:
         self.wake_sources = new_wake_sources()
         self._proxies, receiver = unbounded()
         self._thread = run_proxy_thread(receiver)
-        self.proxy = TcpProxy(ProxyTarget(unix_path=b"/run/server"), self._start_proxy, self._connected)
+        self.proxy = TcpProxy(TARGET, self._start_proxy, self._connected)
 
     def _start_proxy(self, proxy: ChannelProxy) -> None:
         counter = proxy.message_counter.duplicate()
@@ -42,10 +45,10 @@ class Container:
 
     async def connect(self) -> tuple[socket.socket, Channel, Counter]:
         """An outside peer, and what the container got of it."""
-        peer = socket.create_connection(self.proxy.address)
+        peer = socket.create_connection((self.proxy.address.host, self.proxy.address.port))
         peer.setblocking(False)
         request = await self.connections.get()
-        assert request.unix_path == b"/run/server" and request.port is None and request.channel is not None and request.counter is not None
+        assert request.target == TARGET and request.channel is not None and request.counter is not None
         return peer, request.channel, request.counter
 
     async def close(self) -> None:
@@ -59,7 +62,7 @@ class Container:
 def run(check: Any) -> None:
     async def whole() -> None:
         container = Container()
-        await container.proxy.listen("127.0.0.1", 0)
+        await container.proxy.listen(TcpAddress("127.0.0.1", 0))
         try:
             await check(container)
         finally:
@@ -188,7 +191,7 @@ def test_closing_ends_connections_and_listens_no_more() -> None:
             with pytest.raises(ZxStatus):
                 await channel.read_async()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(container.proxy.address)
+            socket.create_connection((container.proxy.address.host, container.proxy.address.port))
 
     run(check)
 
@@ -199,21 +202,23 @@ BAD_ADDRESSES = ("127.0.0.1:80", "tcp://:80", "tcp://host:80", "tcp://1.2.3.4", 
 
 @pytest.mark.parametrize("text", BAD_TARGETS)
 def test_bad_targets(text: str) -> None:
-    with pytest.raises(AddressError) as error:
-        ProxyTarget.parse(text)
+    with pytest.raises(ParameterError) as error:
+        proxy_target(text)
     assert "\n" not in str(error.value)
 
 
 def test_good_addresses() -> None:
-    assert ProxyTarget.parse("unix:/run/x y") == ProxyTarget(unix_path=b"/run/x y")
-    assert ProxyTarget.parse("unix:@abstract") == ProxyTarget(unix_path=b"@abstract")
-    assert ProxyTarget.parse("port:5000") == ProxyTarget(port=5000)
-    assert parse_listen_address("tcp://127.0.0.1:80") == ("127.0.0.1", 80)
-    assert parse_listen_address("tcp://localhost:0") == ("127.0.0.1", 0)
-    assert parse_listen_address("tcp://[::1]:8080") == ("::1", 8080)
+    assert proxy_target("unix:/run/x y") == ProxyTarget(unix_path=b"/run/x y")
+    assert proxy_target("unix:@abstract") == ProxyTarget(unix_path=b"@abstract")
+    assert proxy_target("port:5000") == ProxyTarget(port=5000)
+    assert tcp_address("tcp://127.0.0.1:80") == TcpAddress("127.0.0.1", 80)
+    assert tcp_address("tcp://localhost:0") == TcpAddress("127.0.0.1", 0)
+    assert tcp_address("tcp://[::1]:8080") == TcpAddress("::1", 8080)
+    for text in ("tcp://[::1]:8080", "tcp://127.0.0.1:80"):
+        assert tcp_url(tcp_address(text)) == text
 
 
 @pytest.mark.parametrize("text", BAD_ADDRESSES)
 def test_bad_addresses(text: str) -> None:
-    with pytest.raises(AddressError):
-        parse_listen_address(text)
+    with pytest.raises(ParameterError):
+        tcp_address(text)

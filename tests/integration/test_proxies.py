@@ -1,0 +1,146 @@
+"""Connections from outside into containers: Container.proxy over TCP, and VsockConnect, to real servers inside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import polynix
+
+SERVER = """
+import os, socket, sys, threading
+kind, where = sys.argv[1:]
+if kind == "unix":
+    listener = socket.socket(socket.AF_UNIX); listener.bind(where)
+else:
+    listener = socket.socket(socket.AF_VSOCK); listener.bind((socket.VMADDR_CID_ANY, int(where)))
+listener.listen(20)
+print("ready", flush=True)
+def echo(connection):
+    with connection:
+        total = 0
+        while data := connection.recv(65536):
+            total += len(data)
+            connection.sendall(data)
+        connection.sendall(b"%d" % total)
+while True:
+    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[polynix.Container]:
+    with polynix.Container() as container:
+        for kind, where in (("unix", "/tmp/server"), ("vsock", "5000")):
+            server = container.spawn(["python3", "-c", SERVER, kind, where], stdout=polynix.PIPE)
+            assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        yield container
+
+
+def connect(address: str) -> socket.socket:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    peer = socket.create_connection((host, int(port)), timeout=60)
+    return peer
+
+
+def read_to_end(peer: socket.socket) -> bytes:
+    return b"".join(iter(lambda: peer.recv(1 << 16), b""))
+
+
+def exchange(peer: socket.socket, data: bytes) -> bytes:
+    """Send all, half-close, and read to the end."""
+    thread = threading.Thread(target=lambda: (peer.sendall(data), peer.shutdown(socket.SHUT_WR)))
+    thread.start()
+    with peer:
+        answer = read_to_end(peer)
+    thread.join()
+    return answer
+
+
+@pytest.mark.parametrize("target", ["unix:/tmp/server", "port:5000"])
+def test_tcp_peers_reach_a_server_inside(container: polynix.Container, target: str) -> None:
+    address = container.proxy("tcp://127.0.0.1:0", to=target)
+    assert exchange(connect(address), b"hello") == b"hello5"
+    data = os.urandom(5 << 20)
+    assert exchange(connect(address), data) == data + b"%d" % len(data)
+
+
+def test_many_peers_at_once(container: polynix.Container) -> None:
+    address = container.proxy("tcp://localhost:0", to="unix:/tmp/server")
+    peers = [connect(address) for _ in range(20)]
+    for number, peer in enumerate(peers):
+        peer.sendall(b"%02d" % number)
+    for number, peer in enumerate(peers):
+        assert peer.recv(2) == b"%02d" % number
+    for peer in peers:
+        assert exchange(peer, b"") == b"2"
+
+
+def test_nobody_listens_inside(container: polynix.Container) -> None:
+    for target in ("unix:/tmp/nobody", "unix:@nobody", "port:5999"):
+        with connect(container.proxy("tcp://127.0.0.1:0", to=target)) as peer, pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_a_peer_that_resets_leaves_the_others_alone(container: polynix.Container) -> None:
+    address = container.proxy("tcp://127.0.0.1:0", to="unix:/tmp/server")
+    kept = connect(address)
+    for _ in range(5):
+        peer = connect(address)
+        peer.sendall(b"x" * 100_000)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+    assert exchange(kept, b"still") == b"still5"
+
+
+def test_an_address_that_is_taken(container: polynix.Container) -> None:
+    address = container.proxy("tcp://127.0.0.1:0", to="port:5000")
+    with pytest.raises(OSError) as error:
+        container.proxy(address, to="port:5000")
+    assert error.value.errno == 98
+    with pytest.raises(ValueError):
+        container.proxy("tcp://nowhere:80", to="port:5000")
+    assert exchange(connect(address), b"on") == b"on2"
+
+
+def test_vsock_connect(container: polynix.Container) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(60)
+    container.vsock_connect(5000, theirs)
+    theirs.close()
+    data = os.urandom(1 << 20)
+    assert exchange(ours, data) == data + b"%d" % len(data)
+
+
+def test_vsock_connect_waits_for_a_listener(container: polynix.Container) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(60)
+    container.vsock_connect(5001, theirs)
+    theirs.close()
+    ours.sendall(b"early")
+    with container.spawn(["python3", "-c", SERVER, "vsock", "5001"], stdout=polynix.PIPE) as server:
+        assert ours.recv(5) == b"early"
+        server.kill()
+    assert read_to_end(ours) == b""
+
+
+def test_the_listener_ends_with_its_container() -> None:
+    with polynix.Container() as container:
+        address = container.proxy("tcp://127.0.0.1:0", to="port:1")
+        connect(address).close()
+    refused = False
+    deadline = time.monotonic() + 20
+    while not refused:  # the runner may be on its way out
+        assert time.monotonic() < deadline
+        try:
+            connect(address).close()
+        except ConnectionRefusedError:
+            refused = True
+        except ConnectionResetError:
+            pass
