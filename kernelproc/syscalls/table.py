@@ -60,10 +60,16 @@ def _at_first_use(number: int, function: Callable[..., Any], call_name: str) -> 
 
 def compiled(number: int) -> Entry | None:
     """The entry of call ``number`` in the form that stays in the table, so that it can be wrapped and put back."""
+    entry = entries[number]
+    if entry is not None:
+        entry = entries[number] = settled(number, entry)
+    return entry
+
+
+def settled(number: int, entry: Entry) -> Entry:
+    """``entry`` in the form that it will have after its first use, when it may no longer put itself into the table."""
     name = names.get(number, "")
-    if name in functions and getattr(entries[number], "__name__", "") == "entry_at_first_use":
-        entries[number] = compile_decoder(functions[name], name)
-    return entries[number]
+    return compile_decoder(functions[name], name) if getattr(entry, "__name__", "") == "entry_at_first_use" else entry
 
 
 def compile_decoder(function: Callable[..., Any], call_name: str) -> Entry:

@@ -117,13 +117,15 @@ class Tracer(SyscallObserver):
     # -- system calls ---------------------------------------------------------------------------------------------------------------------
 
     def _traced_at_first_use(self, number: int, call: table.Entry) -> table.Entry:
-        """As the table's own: few programs use more than a quarter of it."""
+        """As the table's own: few programs use more than a quarter of it. A hook may have been wrapped around it by then."""
+        traced: table.Entry | None = None
 
         def entry(*arguments: Any) -> Any:
-            table.entries[number] = call
-            compiled = table.compiled(number)
-            assert compiled is not None
-            traced = table.entries[number] = self._traced(number, compiled)
+            nonlocal traced
+            if traced is None:
+                traced = self._traced(number, table.settled(number, call))
+                if table.entries[number] is entry:
+                    table.entries[number] = traced
             return traced(*arguments)
 
         return entry

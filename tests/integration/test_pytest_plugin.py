@@ -9,18 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_pytest(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """pytest in a process of its own, as a user has it."""
-    installed = any(point.value == "polynix.pytest_plugin" for point in importlib.metadata.entry_points(group="pytest11"))
-    plugin = [] if installed else ["-p", "polynix.pytest_plugin"]
+    installed = any(point.value == "polynix.tools.pytest_plugin" for point in importlib.metadata.entry_points(group="pytest11"))
+    plugin = [] if installed else ["-p", "polynix.tools.pytest_plugin"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *plugin, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=230, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
 
 
+@pytest.mark.timeout(240)
 def test_the_example_finds_the_bug_in_one_program_and_none_in_the_other() -> None:
     done = run_pytest("--polynix", "examples/fault_injection", "-q", "-rf")
     failed = re.findall(r"^FAILED \S+\[(\S+)\]", done.stdout, re.MULTILINE)
@@ -54,6 +58,11 @@ def test_a_failure_shows_the_last_calls_and_the_processes_of_each_container(tmp_
     assert any("exit_group(0)" in line for line in calls)
     assert len(calls) <= 7
     assert "does not run" in done.stdout
+    trace = re.search(r"^(\S+\.pftrace) ", texts["polynix: trace"], re.MULTILINE)
+    assert trace is not None
+    decoded = Trace()
+    decoded.ParseFromString(Path(trace[1]).read_bytes())
+    assert any(packet.track_descriptor.thread.thread_name == "sleep" for packet in decoded.packet)
 
 
 def test_without_the_option_there_are_no_fixtures(tmp_path: Path) -> None:

@@ -146,6 +146,15 @@ def test_a_long_run_keeps_its_end_and_says_what_is_missing(tmp_path: Path) -> No
     assert times == sorted(times)
 
 
+def test_hooks_and_traces_go_together(tmp_path: Path) -> None:
+    """The trace shows what the guest was told when the hook lets the call through, and the hook is not lost at the call's first use."""
+    rules = ["--fail", "rmdir:error=EIO", "--shorten", "read:count=3,path=/etc/passwd"]
+    done = traced(tmp_path / "t", *rules, "--", "/bin/sh", "-c", "cat /etc/passwd; rmdir /usr")
+    assert done.returncode == 1
+    assert "Input/output error" in done.stderr
+    assert "3" in [each["result"] for each in Decoded(tmp_path / "t").named("read")]
+
+
 def test_long_paths_are_whole(tmp_path: Path) -> None:
     path = "/tmp/" + "/".join(letter * 200 for letter in "abcdef")
     script = f"mkdir -p {path}; mv {path} /tmp/moved"

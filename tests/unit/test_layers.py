@@ -21,7 +21,7 @@ MAY_IMPORT = {
 FROM_KERNELPROC = {
     "runner": {"main", "options", "host_check", "region_layout", "shared_region", "hook_rule"},
     "polynix": {"hook_rule", "hooks", "scripting", "vfs", "errno"},  # what polynix.scripting shows
-    "tools": {"host_accounting", "latency_buckets", "region_layout", "shared_region", "uapi", "trace_layout", "strace", "syscalls"},
+    "tools": {"host_accounting", "latency_buckets", "region_layout", "shared_region", "uapi", "trace_layout", "hook_rule", "strace", "syscalls"},
 }
 # kernelproc's floors, bottom to top; a file imports only from its own floor and those below. TYPE_CHECKING and deferred imports are free.
 FLOORS = (

@@ -1,38 +1,56 @@
-"""What the pytest plugin defines when it is switched on; see :mod:`polynix.pytest_plugin`."""
+"""What the pytest plugin defines when it is switched on; see :mod:`polynix.tools.pytest_plugin`."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-
 from polynix.kernelproc.hook_rule import HookRule
+from polynix.kernelproc.trace_layout import create_ring
 from polynix.runner.container import Container
 from polynix.runner.errors import ContainerError
 
+
+@dataclass
+class Made:
+    """A container that a test has, and the ring that its trace goes into (-1: none)."""
+
+    container: Container
+    ring: int
+
+
 Schedule = HookRule | Sequence[HookRule] | None
-CONTAINERS = pytest.StashKey[list[Container]]()
-NO_CONTAINERS: list[Container] = []
+CONTAINERS = pytest.StashKey[list[Made]]()
+NO_CONTAINERS: list[Made] = []
 
 
 @pytest.fixture
 def container_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., Container]]:
     """Makes started containers; parameters are those of ``polynix.Container``."""
-    made: list[Container] = request.node.stash.setdefault(CONTAINERS, [])
+    made: list[Made] = request.node.stash.setdefault(CONTAINERS, [])
     keep = request.config.getoption("--polynix-calls")
+    megabytes = request.config.getoption("--polynix-trace")
 
     def make(**options: Any) -> Container:
         if keep and not options.get("strace"):
             options = {**options, "strace": "all", "strace_keep": keep}
+        ring = create_ring(megabytes) if megabytes else -1
+        if ring >= 0:
+            options = {**options, "features": [*options.get("features", ()), f"trace:/proc/{os.getpid()}/fd/{ring}"]}
         container = Container(**options)
-        made.append(container)
+        made.append(Made(container, ring))
         return container.start()
 
     yield make
-    for container in made:
-        container.close()
+    for each in made:
+        each.container.close()
+        if each.ring >= 0:
+            os.close(each.ring)
+    made.clear()
 
 
 @pytest.fixture
@@ -80,8 +98,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Attach what the containers of a failed test were doing."""
     report = yield
     if report.when == "call" and (report.failed or hasattr(report, "wasxfail")):
-        made: list[Container] = item.stash.get(CONTAINERS, NO_CONTAINERS)
-        for number, container in enumerate(made, 1):
+        containers: list[Made] = item.stash.get(CONTAINERS, NO_CONTAINERS)
+        for number, made in enumerate(containers, 1):
+            container = made.container
             name = f"polynix container {number}" if number > 1 else "polynix"
             try:
                 tree = tree_text(container.process_tree())
@@ -91,7 +110,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.sections.append((f"{name}: processes", tree))
             if calls:
                 report.sections.append((f"{name}: last system calls", calls))
+            if made.ring >= 0:
+                report.sections.append((f"{name}: trace", write_trace(item, number, made.ring)))
     return report
+
+
+def write_trace(item: pytest.Item, number: int, ring: int) -> str:
+    """Write what the ring holds below pytest's temporary directory; says where."""
+    from polynix.tools.trace.perfetto_file import PerfettoFile
+    from polynix.tools.trace.reader import TraceReader
+
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    path = factory.mktemp("polynix") / f"{number}.pftrace"
+    try:
+        with open(path, "wb") as file:
+            reader = TraceReader(ring)
+            trace = PerfettoFile(file, reader.threads)
+            for event in reader.events():
+                trace.write(event)
+    except OSError as error:
+        return f"cannot write {path}: {error.strerror}"
+    return f"{path} (open it at https://ui.perfetto.dev)"
 
 
 def tree_text(rows: list[dict[str, Any]]) -> str:
