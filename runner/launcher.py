@@ -20,6 +20,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
+from polynix.ipc.descriptor_socket import receive_packet
 from polynix.runner.run_directory import remove_region
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class _LauncherLoop:
     def _serve(self) -> bool:
         """Do what one packet says; False when the runner is gone."""
         try:
-            data, descriptors, _flags, _address = socket.recv_fds(self.peer, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors = receive_packet(self.peer, MAX_PACKET, 1, wait=True)
         except OSError:
             return False
         if not data:

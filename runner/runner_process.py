@@ -17,6 +17,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+from polynix.ipc.descriptor_socket import receive_packet
 from polynix.kernelproc.host_check import UnfitHostError, check_host
 from polynix.runner.launcher import Launcher, reset_signals, use_null_streams
 from polynix.runner.run_directory import RunDirectory, parent_directory
@@ -42,7 +43,7 @@ def fork_private_runner(close: Sequence[int]) -> tuple[Any, socket.socket]:
 
 def receive_session(lifeline: socket.socket) -> socket.socket:
     """What the owner of a private runner is given first: the socket of his session. Errors: RunnerStartError."""
-    data, descriptors, _flags, _address = socket.recv_fds(lifeline, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = receive_packet(lifeline, MAX_PACKET, 1, wait=True)
     if descriptors:
         return socket.socket(fileno=descriptors[0])
     raise RunnerStartError(json.loads(data)["error"] if data else "the runner died while it started")
