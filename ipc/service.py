@@ -70,18 +70,19 @@ class Sleeper:
 
 
 class Service:
-    """Serves one :class:`Served` until it has ended. The latest one of a process is what its waiting threads help."""
+    """Serves one :class:`Served` until it has ended. The latest one of a process that wants it (``helped``) is what waiting threads help."""
 
     current: ClassVar[Service | None] = None
     pid: ClassVar[int] = 0
 
-    def __init__(self, served: Served, name: str) -> None:
+    def __init__(self, served: Served, name: str, *, helped: bool = True) -> None:
         self.served = served
         self._lead = threading.Lock()
         self._sleepers: list[Sleeper] = []  # that wait while somebody else leads
         self._leads = self._seen = 0  # how often others have led
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        Service.current, Service.pid = self, os.getpid()
+        if helped:
+            Service.current, Service.pid = self, os.getpid()
         self._thread.start()
 
     def _run(self) -> None:

@@ -67,7 +67,17 @@ class EndpointDirectory:
 class Wire:
     """One side. ``channel`` is the unix socket beside, or None."""
 
-    def __init__(self, context: Any, address: str, *, bind: bool, beside: socket.socket | None, on_attention: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        context: Any,
+        address: str,
+        *,
+        bind: bool,
+        beside: socket.socket | None,
+        on_attention: Callable[[], None],
+        curve: Callable[[Any], None] | None = None,
+    ) -> None:
+        """``curve`` gives the zmq socket its keys; who fails the hand-shake then is not asked again. Errors: zmq.ZMQError."""
         import zmq
 
         self._zmq = zmq
@@ -79,8 +89,13 @@ class Wire:
         self._arrived: dict[int, int] = {}  # by tag
         self._sent = self._confirmed = self._received = 0
         self._ack_wanted = False
-        self._disconnected = False
+        self._bind = bind
+        self._final = curve is not None  # a hand-shake that fails will fail again
         self._connected = False
+        self._failures = 0
+        self._paired = False
+        self._lost = False  # some connection was: ours, or one that zmq turned away
+        self._disconnected = False
         self.beside = beside
         self.ended = False
         """Nothing more will come."""
@@ -91,8 +106,11 @@ class Wire:
         self._socket.reconnect_ivl = 5
         self._socket.maxmsgsize = MAX_FRAME
         self._socket.set_hwm(0)  # a connection that breaks while a limit holds it back would lose what the host's socket still has
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+        failures = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | failures)
         try:
+            if curve is not None:
+                curve(self._socket)
             if bind:
                 self._socket.bind(address)
             else:
@@ -102,7 +120,7 @@ class Wire:
             raise
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._monitor_fd = int(self._monitor.getsockopt(zmq.FD))
-        self._accepted = -1
+        self._read_monitor()  # zmq signals nothing before it was asked once
 
     # -- sending: any thread -----------------------------------------------------------------------------------------------------
 
@@ -211,6 +229,8 @@ class Wire:
                 try:
                     part = receive(_NOBLOCK, copy=False)
                 except self._again:
+                    if self._bind and (self._lost or not self._paired):
+                        self._check_pair()
                     self.ended = self._disconnected
                     self.drained = True
                     break
@@ -222,6 +242,13 @@ class Wire:
         if self._descriptors:
             self._flush_descriptors()
         return frames
+
+    def _check_pair(self) -> None:
+        """A bound pair that has its peer takes messages; where it did, and some connection was lost, and it does not any more, it was the peer's."""
+        if int(self._socket.getsockopt(_EVENTS)) & _POLLOUT:
+            self._paired = True
+        elif self._lost and self._paired:
+            self._disconnected = True
 
     def _check_frame(self, frame: bytes) -> bool:
         """Whether it has records."""
@@ -237,6 +264,7 @@ class Wire:
                 raise WireError("records in a confirmation")
             return False
         self._received += 1
+        self._paired = True
         self._ack_wanted |= flags == _WANT_ACK
         return True
 
@@ -244,16 +272,19 @@ class Wire:
         zmq = self._zmq
         while True:
             try:
-                event, value = struct.unpack_from("=hi", self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+                event, _value = struct.unpack_from("=hi", self._monitor.recv_multipart(_NOBLOCK)[0])
             except self._again:
                 return
-            if event == zmq.EVENT_DISCONNECTED:
-                if self._accepted in (-1, value):
-                    self._disconnected = True
-            else:
+            event &= 0xFFFF
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True
-                if event == zmq.EVENT_ACCEPTED and self._accepted < 0:  # zmq turns others away: a pair is for two
-                    self._accepted = value
+            elif event == zmq.EVENT_DISCONNECTED:
+                if self._connected:
+                    self._lost = True
+                    self._disconnected = self._disconnected or not self._bind
+            elif self._final and not self._bind and not self._connected:
+                self._failures += 1  # a connection may break in the middle of it for other reasons
+                self._disconnected = event == zmq.EVENT_HANDSHAKE_FAILED_AUTH or self._failures >= 3
 
     def _flush_descriptors(self) -> None:
         while self._descriptors:
@@ -282,11 +313,6 @@ class Wire:
                 os.close(self._arrived.pop(number))
             self._arrived[number] = descriptors[0]
         return self._arrived.pop(tag)
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether zmq's connection has been made, once."""
-        return self._connected
 
     @property
     def is_hung_up(self) -> bool:

@@ -1,13 +1,11 @@
-"""Channels between processes: each is a zmq PAIR socket on either side, served by one thread of the process.
+"""Channels to peers outside of a realm, other machines' among them: each is a zmq PAIR of its own.
 
-:func:`listen` and :func:`connect` give a :class:`Channel` whose other end is in the process that did the other. What one side writes
-is read by the other whole and in order; when a process dies, what had left it is still read, and then PEER_CLOSED is seen. Handles
-can't be sent (NOT_SUPPORTED): they travel within a realm (:mod:`polynix.ipc.session`), and a link is for peers outside of one.
+:func:`listen` and :func:`connect` give a :class:`Channel` whose other end is in the process that did the other, at an ``ipc://`` or, with
+:class:`CurveKeys`, a ``tcp://`` address. It does what channels do, within :data:`~polynix.ipc.channel.WINDOW`, save for handles: these
+travel within a realm (:mod:`polynix.ipc.session`), and a message with any is NOT_SUPPORTED here. When a process dies, what had left it
+is still read, and then PEER_CLOSED is seen.
 
-A sender may be 4096 messages ahead of the reader; the rest waits in its own process. (zmq's own limits are off: a connection that
-breaks while they hold it back loses what the host's socket still has.)
-
-Frames: ``M`` data | ``K`` (half of 4096 messages have been read) | ``S`` clear set | ``C`` (closed). Anything else closes the link.
+The records are a session's, with one number: WRITE, SIGNAL, CREDIT, CLOSED. Anything else closes the link.
 """
 
 from __future__ import annotations
@@ -16,23 +14,46 @@ import atexit
 import contextlib
 import logging
 import os
-import struct
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from polynix.ipc.channel import MAX_BYTES, MESSAGE_COST, RIGHTS, Channel, ChannelEnd, Message
+from polynix.ipc.channel import RIGHTS, WINDOW, Channel, ChannelEnd, Message
+from polynix.ipc.object_lock import OBJECTS
+from polynix.ipc.record import NUMBER, ROOT, SIGNALS, Operation, Record, Run, decode, encode, encode_run, signals, word
+from polynix.ipc.service import Service
+from polynix.ipc.session import REPORT
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
+from polynix.ipc.wire import Wire, WireError
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = struct.Struct("<II")
-_LINGER_MS = 1000
-WINDOW = 4096  # messages that were sent and not read yet
-_BATCH = 256  # messages of one link before the others' turn
+_LINGER_SECONDS = 1.0
+_SLACK = 1 << 20  # by which who passes on many messages at once may exceed the window
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # https://rfc.zeromq.org/spec/27
+_ZAP_VERSION = b"1.0"
+
+
+@dataclass(frozen=True)
+class CurveKeys:
+    """A side's own keys, and the other side's public one; in zmq's text form (Z85, 40 characters). Both sides check each other."""
+
+    public: bytes
+    secret: bytes
+    peer: bytes
+
+    @staticmethod
+    def generate() -> tuple[bytes, bytes]:
+        """A new pair: public, secret."""
+        import zmq
+
+        public, secret = zmq.curve_keypair()
+        return bytes(public), bytes(secret)
 
 
 class Link:
@@ -40,246 +61,310 @@ class Link:
 
     koid = 0  # the far end's is not known here
 
-    def __init__(self, thread: _LinkThread, end: ChannelEnd, address: str, bind: bool) -> None:
-        self.thread = thread
-        self.end = end
+    def __init__(self, links: _Links, end: ChannelEnd, address: str, bind: bool, keys: CurveKeys | None) -> None:
+        import zmq
+
+        self._links = links
+        self._end = end
         self.address = address
-        self.bind = bind
-        self.outgoing: deque[list[bytes]] = deque()
         self.closing = False
-        self.disconnected = False
-        self.credit = WINDOW  # messages that may go out
-        self.sent_up = self.reported = 0  # messages that came, and were reported as read
-        self.accepted = -1  # zmq's descriptor of the one connection
-        self.socket: Any = None
-        self.monitor: Any = None
+        self._credit = WINDOW
+        self._unreported = 0
+        self._flush_due = False
+        self._zap_domain = links.allow(keys.peer) if bind and keys is not None else b""
+        self.polled: dict[int, int] = {}
+        context = links.context
 
-    # -- called by the end, its lock held, from any thread -----------------------------------------------------------------------
+        def give_keys(socket: Any) -> None:
+            assert keys is not None
+            socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+            if bind:
+                socket.curve_server = True
+                socket.zap_domain = self._zap_domain
+            else:
+                socket.curve_serverkey = keys.peer
 
-    def deliver(self, message: Message) -> None:
-        """Errors: NOT_SUPPORTED for handles that the far process can't be given."""
-        if message.handles:
-            raise ZxStatus(Status.NOT_SUPPORTED, "handles cannot leave the realm")
-        self._send(b"M", message.data)
+        try:
+            self.wire = Wire(
+                context,
+                address,
+                bind=bind,
+                beside=None,
+                on_attention=lambda: links.look_at(self),
+                curve=None if keys is None else give_keys,
+            )
+        except (zmq.ZMQError, ValueError, AssertionError) as error:
+            raise ZxStatus(Status.INVALID_ARGS, f"{address}: {error}") from error
 
-    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
-        for data in datas:
-            self._send(b"M", data)
+    # -- ChannelPeer: called by the end, the lock held, from any thread ----------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return self._credit <= 0
 
     @property
     def backlog(self) -> int:
-        return len(self.outgoing)
+        return WINDOW - self._credit
 
-    is_full = False
+    def deliver(self, message: Message) -> None:
+        """Errors: NOT_SUPPORTED."""
+        raise ZxStatus(Status.NOT_SUPPORTED, "handles cannot leave the realm")
 
-    def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
-        self._send(b"S", _SIGNALS.pack(int(clear), int(set_)))
-
-    def consumed(self, cost: int, backlog: int) -> None:
-        read = self.sent_up - len(self.end.queue) - self.reported
-        if read >= WINDOW // 2:
-            self.reported += WINDOW // 2
-            self._send(b"K")
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+        for records in encode_run(ROOT, datas):
+            self._send(records)
+        self._credit -= cost
 
     def peer_closed(self) -> None:
-        self.closing = True  # first: should the thread come in between, the connection's end tells as much
-        self._send(b"C")
+        self.closing = True
+        self._send(encode(Operation.CLOSED, ROOT))
 
-    def _send(self, *frames: bytes) -> None:
-        self.outgoing.append(list(frames))
-        self.thread.wake()
+    def signal_from_peer(self, clear: Signals, set_: Signals) -> None:
+        self._send(encode(Operation.SIGNAL, ROOT, SIGNALS.pack(int(clear), int(set_))))
 
-    @property
-    def may_send(self) -> bool:
-        """Whether there is something, and the far side has room for it."""
-        return bool(self.outgoing) and (self.credit > 0 or self.outgoing[0][0] != b"M")
+    def consumed(self, cost: int, backlog: int) -> None:
+        self._unreported += cost
+        if self._unreported >= REPORT:
+            self._send(encode(Operation.CREDIT, ROOT, NUMBER.pack(self._unreported)))
+            self._unreported = 0
 
-    # -- called by the thread ----------------------------------------------------------------------------------------------------
+    def _send(self, record: bytes) -> None:
+        self.wire.send(record)
+        if not self._flush_due:
+            self._flush_due = True
+            OBJECTS.after(self.flush)
 
-    def receive(self, frames: list[bytes]) -> bool:
-        """False when the link is over. Errors: ValueError, ZxStatus, struct.error for frames that no link sends."""
-        kind, *rest = frames
-        if kind == b"K" and not rest and self.credit <= WINDOW // 2:
-            self.credit += WINDOW // 2
-        elif kind == b"C":
+    def flush(self) -> None:
+        self._flush_due = False
+        self.wire.flush()
+        if self.closing:
+            self._links.look_at(self)
+
+    # -- called by who serves the links ------------------------------------------------------------------------------------------
+
+    def process(self) -> bool:
+        """False when the link is over. Errors: WireError, ZxStatus."""
+        frames = self.wire.receive()
+        going_on = True
+        with OBJECTS:
+            for frame in frames:
+                for record in decode(frame):
+                    if record.number != ROOT:
+                        raise WireError(f"number {record.number} on a link")
+                    if type(record) is Run:
+                        if self._end.backlog + record.cost - len(record.datas[-1]) >= WINDOW + _SLACK:
+                            raise WireError("a write beyond the window")
+                        if not self.closing:
+                            self._end.deliver_plain(record.datas, record.cost)
+                    elif isinstance(record, Record):
+                        going_on = self._handle(record) and going_on
+        self.wire.flush()
+        if not self.wire.drained:
+            self._links.look_at(self)
+        if self.closing and not self.wire.has_unsent:
             return False
-        elif self.closing:
-            pass  # nobody reads it; handles come back when the link is over
-        elif kind == b"M":
-            (data,) = rest
-            if len(self.end.queue) >= WINDOW:
-                raise ValueError("more messages than the window")
-            if len(data) > MAX_BYTES:
-                raise ValueError("a message beyond the limits")
-            self.end.deliver_plain((data,), len(data) + MESSAGE_COST)
-            self.sent_up += 1
-        elif kind == b"S":
-            clear, set_ = _SIGNALS.unpack(*rest)
-            if (clear | set_) & ~int(self.end.user_signals):
-                raise ValueError("not user signals")
-            self.end.signal_from_peer(Signals(clear), Signals(set_))
+        return going_on and not self.wire.ended
+
+    def _handle(self, record: Record) -> bool:
+        if record.entries:
+            raise WireError("handles on a link")
+        if record.operation == Operation.CREDIT:
+            self._credit += word(record)
+            if self._credit > WINDOW:
+                raise WireError("more was read than was sent")
+            if self._credit > WINDOW // 2 and not self.closing:
+                self._end.update_signals(Signals.NONE, Signals.WRITABLE)
+        elif record.operation == Operation.SIGNAL:
+            clear, set_ = signals(record)
+            self._end.signal_from_peer(Signals(clear), Signals(set_))
+        elif record.operation == Operation.CLOSED:
+            return False
         else:
-            raise ValueError(f"frame {kind!r}")
+            raise WireError(f"operation {record.operation} on a link")
         return True
 
     def ended(self) -> None:
         """The far side is gone, or what it says makes no sense."""
-        self.end.peer_closed()
+        if not self.closing:
+            self._end.peer_closed()
+        self.wire.close()
+        self._links.forbid(self._zap_domain)
 
 
-class _LinkThread:
-    """Serves all links of this process; sockets belong to it alone."""
+class _Links:
+    """All links of this process, and the keys that may connect to them."""
 
     def __init__(self) -> None:
         import zmq
 
-        self.zmq = zmq
+        self._zmq = zmq
         self.context = zmq.Context(io_threads=1)
+        self.ended = False
+        self.leader = 0
+        self._links: set[Link] = set()
+        self._by_fd: dict[int, Link] = {}
+        self._due: deque[Link] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._new: deque[Link] = deque()
-        self._links: list[Link] = []
-        self._stop_at: float | None = None
-        self._thread = threading.Thread(target=self._run, name="links", daemon=True)
-        self._thread.start()
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._allowed: dict[bytes, bytes] = {}  # zap domain -> raw public key
+        self._domains = 0
+        self._zap: Any = None
+        self._zap_fd = -1
+        self._service = Service(self, "links", helped=False)
+
+    # -- keys --------------------------------------------------------------------------------------------------------------------
+
+    def allow(self, public: bytes) -> bytes:
+        """A zap domain for who has the secret to this key. Errors: ZxStatus INVALID_ARGS."""
+        from zmq.utils import z85
+
+        try:
+            key = z85.decode(public)
+        except (ValueError, KeyError) as error:
+            raise ZxStatus(Status.INVALID_ARGS, f"not a public key: {public!r}") from error
+        with _Process.lock:
+            if self._zap is None:
+                self._zap = self.context.socket(self._zmq.ROUTER)
+                self._zap.bind(_ZAP_ENDPOINT)
+                self._zap_fd = int(self._zap.getsockopt(self._zmq.FD))
+                self._epoll.register(self._zap_fd, select.EPOLLIN)
+            self._domains += 1
+            domain = b"link-%d" % self._domains
+            self._allowed[domain] = key
+        self.interrupt()
+        return domain
+
+    def forbid(self, domain: bytes) -> None:
+        self._allowed.pop(domain, None)
+
+    def _answer_zap(self) -> None:
+        """Say to zmq who may connect."""
+        while True:
+            try:
+                frames = self._zap.recv_multipart(self._zmq.NOBLOCK)
+            except self._zmq.Again:
+                return
+            split = frames.index(b"") + 1 if b"" in frames else len(frames)
+            request = frames[split:]
+            if len(request) < 6:
+                continue
+            _version, number, domain, _address, _identity, mechanism, *credentials = request
+            known = mechanism == b"CURVE" and credentials == [self._allowed.get(domain)]
+            answer = (b"200", b"OK") if known else (b"400", b"not the key that was agreed on")
+            if not known:
+                log.warning("a peer without the right key is turned away")
+            self._zap.send_multipart([*frames[:split], _ZAP_VERSION, number, *answer, b"", b""])
+
+    # -- serving -----------------------------------------------------------------------------------------------------------------
+
+    def add(self, link: Link) -> None:
+        self._links.add(link)
+        self.look_at(link)
+
+    def look_at(self, link: Link) -> None:
+        """From any thread: something is to be done that no descriptor tells."""
+        self._due.append(link)
+        if threading.get_ident() != self.leader:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        with contextlib.suppress(OSError):  # it may be closed by now
+            os.eventfd_write(self._wake, 1)
+
+    def serve(self, timeout: float) -> None:
+        due: dict[Link, None] = {}
+        for fd, _ in self._epoll.poll(0 if self._due else timeout):
+            if fd == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            elif fd in self._by_fd:
+                link = self._by_fd[fd]
+                link.wire.notice(fd)
+                due[link] = None
+        if self._zap is not None:
+            self._answer_zap()
+        while self._due:
+            due[self._due.popleft()] = None
+        for link in due:
+            if link not in self._links:
+                continue
+            try:
+                going_on = link.process()
+            except (WireError, ZxStatus) as error:
+                log.warning("closing a link to %s: %s", link.address, error)
+                going_on = False
+            if not link.polled:
+                link.polled = link.wire.poll_events()
+                for fd, events in link.polled.items():
+                    self._epoll.register(fd, events)
+                    self._by_fd[fd] = link
+            if not going_on:
+                self._remove(link)
+
+    def _remove(self, link: Link) -> None:
+        self._links.discard(link)
+        for fd in link.polled:
+            self._epoll.unregister(fd)
+            del self._by_fd[fd]
+        link.ended()
 
     def stop(self) -> None:
         """The process ends: send what can be sent within a second."""
-        self._stop_at = time.monotonic() + _LINGER_MS / 1000
-        self.wake()
-        self._thread.join(2 * _LINGER_MS / 1000)
-
-    def wake(self) -> None:
-        os.eventfd_write(self._wake, 1)
-
-    def add(self, link: Link) -> None:
-        zmq = self.zmq
-        link.socket = self.context.socket(zmq.PAIR)
-        link.socket.linger = _LINGER_MS
-        link.socket.reconnect_ivl = 5
-        link.socket.maxmsgsize = MAX_BYTES
-        link.socket.set_hwm(0)
-        link.monitor = link.socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-        try:
-            if link.bind:
-                link.socket.bind(link.address)
-            else:
-                link.socket.connect(link.address)
-        except zmq.ZMQError as error:
-            link.socket.disable_monitor()
-            link.monitor.close(linger=0)
-            link.socket.close(linger=0)
-            raise ZxStatus(Status.INVALID_ARGS, f"{link.address}: {error}") from error
-        self._new.append(link)
-        self.wake()
-
-    def _run(self) -> None:
-        zmq = self.zmq
-        while self._stop_at is None or (time.monotonic() < self._stop_at and (self._new or any(link.may_send for link in self._links))):
-            poller = zmq.Poller()
-            poller.register(self._wake, zmq.POLLIN)
-            for link in self._links:
-                poller.register(link.socket, zmq.POLLIN | (zmq.POLLOUT if link.may_send else 0))
-                poller.register(link.monitor, zmq.POLLIN)
-            ready = dict(poller.poll(None if self._stop_at is None else 10))
-            if self._wake in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-            while self._new:
-                self._links.append(self._new.popleft())
-            for link in list(self._links):
-                try:
-                    going_on = self._serve(link, link.monitor in ready)
-                except Exception as error:
-                    log.warning("closing a link to %s: %s", link.address, error)
-                    going_on = False
-                if not going_on:
-                    self._links.remove(link)
-                    link.ended()
-                    self._close(link)
-        for link in self._links:
-            self._close(link)
+        deadline = time.monotonic() + _LINGER_SECONDS
+        while any(link.wire.has_unsent for link in list(self._links)) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self.ended = True
+        self._service.join()
+        for link in list(self._links):
+            self._remove(link)
+        if self._zap is not None:
+            self._zap.close(linger=0)
         self.context.term()  # after the sockets' linger time at the latest
-
-    def _close(self, link: Link) -> None:
-        link.socket.disable_monitor()
-        link.monitor.close(linger=0)
-        link.socket.close()
-
-    def _serve(self, link: Link, event: bool) -> bool:
-        zmq = self.zmq
-        if event:
-            self._read_events(link)
-        read_all = False
-        for _ in range(_BATCH):
-            try:
-                frames = link.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                read_all = True
-                break
-            if not link.receive(frames):
-                return False
-        if link.disconnected:
-            return not (read_all or link.closing)
-        while link.may_send:
-            try:
-                link.socket.send_multipart(link.outgoing[0], zmq.NOBLOCK)
-            except zmq.Again:
-                return True
-            link.credit -= link.outgoing.popleft()[0] == b"M"
-        return bool(link.outgoing) or not link.closing
-
-    def _read_events(self, link: Link) -> None:
-        from zmq.utils.monitor import recv_monitor_message
-
-        zmq = self.zmq
-        while link.monitor.poll(0):
-            event = recv_monitor_message(link.monitor, zmq.NOBLOCK)
-            if event["event"] == zmq.EVENT_ACCEPTED:
-                if link.accepted < 0:  # zmq turns others away: a pair is for two
-                    link.accepted = event["value"]
-            elif not link.bind or event["value"] == link.accepted:
-                link.disconnected = True
-                self.wake()
 
 
 class _Process:
-    """The thread of this process; a forked child starts one of its own."""
+    """The links of this process; a forked child starts anew."""
 
     lock = threading.Lock()
-    thread: _LinkThread | None = None
+    links: _Links | None = None
     pid = 0
 
     @classmethod
-    def link_thread(cls) -> _LinkThread:
+    def get(cls) -> _Links:
         with cls.lock:
-            if cls.thread is None or cls.pid != os.getpid():
-                cls.thread, cls.pid = _LinkThread(), os.getpid()
+            if cls.links is None or cls.pid != os.getpid():
+                cls.links, cls.pid = _Links(), os.getpid()
                 atexit.register(cls.stop)
-            return cls.thread
+            return cls.links
 
     @classmethod
     def stop(cls) -> None:
-        if cls.thread is not None and cls.pid == os.getpid():
-            cls.thread.stop()
+        if cls.links is not None and cls.pid == os.getpid():
+            cls.links.stop()
 
 
-def _open(address: str, bind: bool) -> Channel:
-    thread = _Process.link_thread()
+def _open(address: str, bind: bool, keys: CurveKeys | None) -> Channel:
+    if keys is None and not address.startswith(("ipc://", "inproc://")):
+        raise ZxStatus(Status.INVALID_ARGS, f"{address}: an address that other machines reach needs keys")
+    links = _Process.get()
     end = ChannelEnd()
     channel = Channel(end, RIGHTS)
-    link = Link(thread, end, address, bind)
-    thread.add(link)
+    link = Link(links, end, address, bind, keys)
     end.peer = link
+    links.add(link)
     return channel
 
 
-def listen(address: str) -> Channel:
-    """One end of a channel; the other goes to the first process that connects to ``address``, such as ``ipc:///run/x/manager``.
-    Errors: INVALID_ARGS.
+def listen(address: str, keys: CurveKeys | None = None) -> Channel:
+    """One end of a channel; the other goes to the first process that connects to ``address``, such as ``ipc:///run/x/manager`` or, with
+    the right keys, ``tcp://192.0.2.1:7000``. Errors: INVALID_ARGS, also for ``tcp://`` without keys.
     """
-    return _open(address, True)
+    return _open(address, True, keys)
 
 
-def connect(address: str) -> Channel:
-    """The other end of what listens, or will listen, at ``address``. Messages may be written at once. Errors: INVALID_ARGS."""
-    return _open(address, False)
+def connect(address: str, keys: CurveKeys | None = None) -> Channel:
+    """The other end of what listens, or will listen, at ``address``. Messages may be written at once; PEER_CLOSED is seen if either side's
+    keys are not what the other expects. Errors: INVALID_ARGS.
+    """
+    return _open(address, False, keys)

@@ -1,4 +1,4 @@
-"""The other process of test_zmq_link: ``link_peer.py ACTION ADDRESS``."""
+"""The other process of test_zmq_link: ``link_peer.py ACTION ADDRESS [PUBLIC SECRET PEER]``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from polynix.ipc.objects import ZxStatus
 from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest, ManagerSuspendContainerResponse
 from polynix.ipc.server import Server
-from polynix.ipc.zmq_link import connect
+from polynix.ipc.zmq_link import CurveKeys, connect
 
 
 class SleepyManager(Manager):
@@ -20,8 +20,8 @@ class SleepyManager(Manager):
 
 
 def main() -> None:
-    action, address = sys.argv[1:]
-    channel = connect(address)
+    action, address, *keys = sys.argv[1:]
+    channel = connect(address, CurveKeys(*[key.encode() for key in keys]) if keys else None)
     if action == "echo":
         try:
             while True:
@@ -35,15 +35,15 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "say_and_exit":
         for number in range(1000):
-            channel.write(number.to_bytes(4, "little") * 1000)
+            channel.write_blocking(number.to_bytes(4, "little") * 1000)
     elif action == "flood":
         for number in range(20_000):
-            channel.write(number.to_bytes(4, "little"))
+            channel.write_blocking(number.to_bytes(4, "little"))
         channel.read_blocking(time.monotonic_ns() + 60_000_000_000)
     elif action == "stream":
         number = 0
         while True:
-            channel.write(number.to_bytes(4, "little") + bytes(number % 5000))
+            channel.write_blocking(number.to_bytes(4, "little") + bytes(number % 5000))
             number += 1
             if number % 100 == 0:
                 time.sleep(0.001)
