@@ -9,6 +9,8 @@ from polynix.kernelproc.signals.send import force_signal
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SIGBUS
 
+READ_AHEAD = 512 << 10  # bytes that are asked for when the chunk before was there: somebody reads on and on
+
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
@@ -23,7 +25,8 @@ async def page_in(task: Task, address: int) -> None:
     offset = vma.offset + address - vma.start
     if offset < memory.end:
         try:
-            await memory.require_later(offset, offset + 1)
+            ahead = READ_AHEAD if memory.is_present(max(0, offset - memory.chunk_size)) else 1
+            await memory.require_later(offset, min(offset + ahead, vma.offset + vma.length))
         except OSError:
             pass  # and so it is absent still
     if task.exited:
