@@ -94,9 +94,9 @@ class StressedContainer:
     def finish(self) -> None:
         """Let the workers end, compare with the baseline, end the container, and gather what was found."""
         self.board.stop()
-        if not self._spoilt:
+        if not self._spoilt and self.process is not None:
             self._wait_end()
-        if not self._spoilt:
+        if not self._spoilt and self.process is not None:
             self._check_baseline()
         if self.inspection is not None:
             self.inspection.close()
@@ -134,7 +134,7 @@ class StressedContainer:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             now: dict[str, Any] = self.inspection.request("census")
-            if time.monotonic() > deadline or (all(now[name] == wanted.get(name, now[name]) for name in EXACT) and now["processes"] <= 1):
+            if time.monotonic() > deadline or (all(now[name] == wanted.get(name, now[name]) for name in EXACT) and (wanted or not now["processes"])):
                 return now
             time.sleep(0.05)
 
