@@ -65,7 +65,7 @@ def run_native(program: Path, directory: Path, mix: str, workers: int, seconds: 
 
 def test_linux_passes(program: Path, tmp_path: Path) -> None:
     """What the stressors demand, Linux keeps: a finding under polynix is polynix's."""
-    slots = run_native(program, tmp_path, ALL, 14, 2.0, kills=3)
+    slots = run_native(program, tmp_path, ALL, 14, 4.0, kills=3)
     assert [bytes(text) for text in slots["finding"] if text] == []
     assert (slots["state"] == 2).all() and (slots["operations"] > 0).all()
     assert int(slots["histogram"].sum()) == int(slots["operations"].sum())

@@ -719,6 +719,8 @@ int main(int argc, char **argv)
                 if (pids[number] > 0)
                     continue;
             }
+            if (killed)
+                me->state = 2; /* at the very end: nobody in its place is needed */
             left--;
             pids[number] = 0;
             continue;
