@@ -24,6 +24,9 @@ PYTHON = "/usr/bin/python3"
 GUEST = """
 import json, os, time
 said = {"pid": os.getpid()}
+private = bytearray(64 << 20)
+for place in range(0, len(private), 4096):
+    private[place] = 1
 before = time.process_time()
 while time.process_time() - before < 1.0:
     sum(range(1000))
@@ -39,9 +42,6 @@ began = time.monotonic(); os.read(reader, 1); said["read"] = time.monotonic() - 
 began = time.monotonic(); os.wait(); said["waited"] = time.monotonic() - began
 for _ in range(1000):
     os.getppid()
-private = bytearray(64 << 20)
-for place in range(0, len(private), 4096):
-    private[place] = 1
 said["child"] = child
 said["cpu"] = time.process_time()
 print(json.dumps(said), flush=True)
@@ -111,7 +111,7 @@ def test_calls_are_counted_with_their_latencies(profiled: tuple[dict[str, Any], 
 
 def test_the_fork_was_copied_for(profiled: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
     said, document, _ = profiled
-    assert row_of(document["processes"], said["child"])["copied_bytes"] > 1 << 20
+    assert row_of(document["processes"], said["child"])["copied_bytes"] > 64 << 20
 
 
 def test_memory_by_kind(profiled: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
@@ -232,6 +232,11 @@ def test_a_long_run_is_bounded(tmp_path: Path) -> None:
     assert rest["comm"] == "…" and rest["user_ns"] > 0
 
 
+CALM = pytest.mark.skipif(
+    os.getloadavg()[0] > 2 * len(os.sched_getaffinity(0)), reason="strangers keep this machine so busy that a load of ours is not known any more"
+)
+
+
 def one_cpu() -> None:
     """Before exec: everything on one CPU, so that what computes together has a known price."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -247,6 +252,7 @@ for n in range({count}): os.wait()
 """
 
 
+@CALM
 def test_windows_measure_interference_of_a_known_load(tmp_path: Path) -> None:
     """Four that compute on one CPU keep a quarter of their speed each; more where strangers have most of that CPU anyway."""
     burners = BURNERS.format(count=4, how="end = time.monotonic() + 12\n        while time.monotonic() < end: sum(range(1000))")
@@ -258,6 +264,7 @@ def test_windows_measure_interference_of_a_known_load(tmp_path: Path) -> None:
     assert 0 < sum(measured["together"]) / 4 < 0.75 and measured["fairness"] > 0.6
 
 
+@CALM
 def test_whole_runs_measure_interference_of_a_known_load(tmp_path: Path) -> None:
     """One that computes beside eight others on one CPU; the eight hardly notice the one."""
     burn = "import time\nwhile time.process_time() < 0.4: sum(range(1000))"

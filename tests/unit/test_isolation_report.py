@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import pytest
 from hdrh.histogram import HdrHistogram
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polynix.kernelproc.latency_buckets import HIGHEST_NS, LOWEST_NS, SIGNIFICANT_DIGITS, bucket_index, bucket_value
 from polynix.tools.profile import memory, waits
@@ -111,6 +111,10 @@ def test_a_writable_page_of_polynix_itself_is_a_violation(pair: tuple[list[dict[
     assert len(found) == PAGES and "writable" in found[0].reason
 
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@UNHURRIED
 @given(st.lists(st.lists(st.integers(0, 40), max_size=30), min_size=1, max_size=5))
 def test_pair_bytes_counts_common_pages(sets: list[list[int]]) -> None:
     groups = numpy.array([page for pages in sets for page in pages], numpy.uint64)
@@ -130,6 +134,7 @@ def test_present_pages_are_those_that_were_touched() -> None:
     assert memory.present_pages(os.getpid(), address, address + 64 * PAGE) == [(address + 3 * PAGE, 3), (address + 20 * PAGE, 1)]
 
 
+@UNHURRIED
 @given(st.integers(0, 1 << 50))
 def test_buckets_are_those_of_the_hdr_library(value: int) -> None:
     histogram = HdrHistogram(LOWEST_NS, HIGHEST_NS, SIGNIFICANT_DIGITS)
