@@ -1,13 +1,12 @@
 """The server's end of a protocol: reads requests, calls the implementation, writes replies.
 
-:class:`RequestDecoder` and :class:`ServerEnd` know the rules and no loop; :class:`Server` runs them in asyncio. Whatever a client sends can at most close its
-own channel. Requests start in the order in which they came; a two-way method that waits doesn't hold up the next one, so replies
-may come in another order.
+:class:`RequestDecoder` and :class:`ServerEnd` know the rules and no loop; ``async_server`` runs them in asyncio. Whatever a client sends can at most close
+its own channel. Requests start in the order in which they came; a two-way method that waits doesn't hold up the next one, so replies may come in another
+order.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -156,45 +155,3 @@ class ServerEnd(Generic[P]):
             with contextlib.suppress(ZxStatus):
                 self.channel.write(encode_epitaph(epitaph))
         self.channel.close()
-
-
-class Server(ServerEnd[P]):
-    """Serves one client in asyncio."""
-
-    def __init__(self, protocol: type[P], implementation: P, channel: Channel) -> None:
-        super().__init__(protocol, implementation, channel)
-        self._replying: set[asyncio.Task[None]] = set()
-
-    async def write(self, data: bytes, handles: list[Any]) -> None:
-        await self.channel.write_async(data, handles)
-
-    async def serve(self) -> None:
-        """Serve until either side closes. What is being worked on then is finished, though nobody will read the reply."""
-        try:
-            while True:
-                data, handles = await self.channel.read_async()
-                await self._handle(self._decoder.decode(data, handles))
-                while len(self._replying) >= MAX_REQUESTS:
-                    await asyncio.wait(self._replying, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            for task in self._replying:
-                task.cancel()
-            raise
-        except Exception as error:
-            self.close_after(error)
-        finally:
-            self.channel.close()
-            if self._replying:
-                await asyncio.wait(self._replying)
-
-    async def _handle(self, request: Request) -> None:
-        method = request.method
-        if method is None:
-            self.answer_unknown(request.header)
-        elif method.kind is MethodKind.ONE_WAY:
-            await self.notify(method, request.payload)
-        else:
-            task = asyncio.create_task(self.reply(method, request))
-            self._replying.add(task)
-            task.add_done_callback(self._replying.discard)
-            await asyncio.sleep(0)  # it starts before the next request

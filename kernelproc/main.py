@@ -58,6 +58,13 @@ class BootError(Exception):
     expected = True
 
 
+def import_all() -> None:
+    """What boot imports when it comes to it, before: for a process that kernel processes are forked from."""
+    import polynix.kernelproc.mounts
+    import polynix.kernelproc.syscalls.all  # noqa: F401
+    import posix_ipc  # noqa: F401
+
+
 def run_kernel(beside: socket.socket) -> None:
     """The kernel process, from its first message to the container's end. ``beside`` is the socket of its session."""
     session = Session(beside, threaded=False)

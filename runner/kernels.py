@@ -13,8 +13,9 @@ import string
 from contextlib import suppress
 from dataclasses import dataclass
 
+from polynix.ipc.async_client import Client
+from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import FidlProtocol
-from polynix.ipc.client import Client
 from polynix.ipc.objects import Channel, Event, Job, ZxStatus
 from polynix.ipc.protocols.component import (
     CONTAINER_RUNNER_PROTOCOL,
@@ -26,7 +27,6 @@ from polynix.ipc.protocols.component import (
     ComponentStopInfo,
 )
 from polynix.ipc.protocols.controller import Controller
-from polynix.ipc.server import Server
 from polynix.runner.lockdep import LockDepMutex, LockLevel
 from polynix.runner.realm import Child, ChildDied, ExposedDirectory, Realm
 from polynix.runner.wake_lease import WakeLease

@@ -178,6 +178,9 @@ class _LauncherLoop:
 def _import_kernel() -> None:
     """All that a kernel process runs, once for all of them; no zmq context exists before a fork."""
     import zmq  # noqa: F401
+    from polynix.kernelproc.main import import_all
+
+    import_all()
 
 
 # -- the kernel process ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import MethodError
 from polynix.ipc.objects import Channel, Signals
 from polynix.ipc.protocols.manager import (
@@ -23,7 +24,6 @@ from polynix.ipc.protocols.manager import (
     ManagerSuspendContainerResponse,
     SuspendError,
 )
-from polynix.ipc.server import Server
 from polynix.runner.wake_sources import WakeSource, WakeSources, new_wake_sources
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ import logging
 import threading
 from dataclasses import dataclass, field
 
+from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import MethodError
 from polynix.ipc.compression import UnsupportedCompression
 from polynix.ipc.objects import Channel, Signals, Status, Vmo, ZxStatus
 from polynix.ipc.protocols import pager as protocol
 from polynix.ipc.protocols.manager import ManagerCreatePagerRequest
 from polynix.ipc.protocols.pager import CHUNK_SIZE
-from polynix.ipc.server import Server
 from polynix.runner.async_channel import ChannelClosed, Receiver, Sender, unbounded
 from polynix.runner.blocks import CompressedBlocks, Extents, FileBlocks
 from polynix.runner.trace import trace_duration

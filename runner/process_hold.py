@@ -9,7 +9,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from polynix.ipc.client import Client
+from polynix.ipc.async_client import Client
 from polynix.ipc.fidl import FidlError
 from polynix.ipc.objects import ZxStatus
 from polynix.ipc.protocols.power import Power

@@ -11,11 +11,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from polynix.ipc.async_server import Server
 from polynix.ipc.objects import Channel, ZxStatus
 from polynix.ipc.protocols.component import ComponentNamespaceEntry, ComponentRunner, ComponentRunnerStartRequest, ComponentStartInfo
 from polynix.ipc.protocols.connections import TcpProxies
 from polynix.ipc.protocols.manager import Manager
-from polynix.ipc.server import Server
 from polynix.runner.broker import Broker
 from polynix.runner.kernels import Kernels, StarnixKernel
 from polynix.runner.launcher import Launcher

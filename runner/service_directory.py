@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from polynix.ipc.async_server import Server
 from polynix.ipc.fidl import encode_epitaph
 from polynix.ipc.objects import Channel, Status, ZxStatus
 from polynix.ipc.protocols.component import Directory, DirectoryOpenRequest
-from polynix.ipc.server import Server
 
 Serve = Callable[[Channel], Awaitable[None]]
 

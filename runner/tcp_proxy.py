@@ -21,6 +21,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import MethodError
 from polynix.ipc.objects import MAX_BYTES, Channel, Counter, Status, ZxStatus
 from polynix.ipc.protocols.connections import (
@@ -32,7 +33,6 @@ from polynix.ipc.protocols.connections import (
     TcpProxies,
     TcpProxiesListenRequest,
 )
-from polynix.ipc.server import Server
 from polynix.runner.proxy import ChannelProxy
 
 log = logging.getLogger(__name__)

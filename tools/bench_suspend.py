@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from polynix.ipc.client import Client
+from polynix.ipc.async_client import Client
 from polynix.ipc.objects import Channel, Counter, EventPair, Job
 from polynix.ipc.protocols.manager import ManagerSuspendContainerRequest
 from polynix.ipc.protocols.power import Power

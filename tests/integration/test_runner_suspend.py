@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from integration.audit import Audit, audit_fixture, build  # noqa: F401
 from integration.held import Held, children
+from polynix.ipc.async_client import Client
+from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import MethodError
-from polynix.ipc.client import Client
 from polynix.ipc.objects import Channel, Counter, Event, EventPair, Job, Signals
 from polynix.ipc.protocols.manager import (
     ASLEEP_SIGNAL,
@@ -25,7 +26,6 @@ from polynix.ipc.protocols.manager import (
     SuspendError,
 )
 from polynix.ipc.protocols.power import Power
-from polynix.ipc.server import Server
 from polynix.runner.async_channel import unbounded
 from polynix.runner.broker import Broker
 from polynix.runner.process_hold import ProcessHold

@@ -8,9 +8,9 @@ import signal
 import sys
 import time
 
+from polynix.ipc.async_server import Server
 from polynix.ipc.objects import ZxStatus
 from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest, ManagerSuspendContainerResponse
-from polynix.ipc.server import Server
 from polynix.ipc.zmq_link import CurveKeys, connect
 
 

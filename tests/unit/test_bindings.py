@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 from polynix.ipc import fidl
+from polynix.ipc.async_client import Client
+from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import FidlProtocol, MethodError, Openness, UnknownMethodError, event, one_way, protocol, two_way
-from polynix.ipc.client import BlockingClient, Client
+from polynix.ipc.client import BlockingClient
 from polynix.ipc.dump import describe_message
 from polynix.ipc.objects import Channel, Counter, EventPair, Job, Signals, Status, Vmo, ZxStatus
-from polynix.ipc.protocols import PROTOCOLS, Controller, Manager, Pager
 from polynix.ipc.protocols import controller as fcontroller
 from polynix.ipc.protocols import manager as fmanager
-from polynix.ipc.protocols.pager import PagerExtent, PagerRegisterFileRequest, PagerRegisterFileResponse
-from polynix.ipc.server import MAX_REQUESTS, Server
+from polynix.ipc.protocols.controller import Controller
+from polynix.ipc.protocols.manager import Manager
+from polynix.ipc.protocols.pager import Pager, PagerExtent, PagerRegisterFileRequest, PagerRegisterFileResponse
+from polynix.ipc.server import MAX_REQUESTS
 
 
 class EchoError(IntEnum):
@@ -469,15 +472,15 @@ def test_dump() -> None:
     suspend = Manager.__fidl_protocol__.by_attribute["suspend_container"]
     job = Job.create()
     request = suspend.encode_request(1, fmanager.ManagerSuspendContainerRequest(container_job=job, suspend_debounce_duration=5))
-    text = describe_message(PROTOCOLS, *request)
+    text = describe_message([Manager], *request)
     assert text == f"Manager.SuspendContainer#1(ManagerSuspendContainerRequest(container_job=<Job {job.koid}>, suspend_debounce_duration=5))"
     assert job.is_valid
     reply = suspend.encode_error(1, fmanager.SuspendError.WAKE_LOCKS_EXIST)[0]
-    assert describe_message(PROTOCOLS, reply, reply=True) == "Manager.SuspendContainer#1 -> error WAKE_LOCKS_EXIST"
+    assert describe_message([Manager], reply, reply=True) == "Manager.SuspendContainer#1 -> error WAKE_LOCKS_EXIST"
     reply = suspend.encode_response(1, fmanager.ManagerSuspendContainerResponse(resume_reason="x"))[0]
-    assert describe_message(PROTOCOLS, reply, reply=True) == ("Manager.SuspendContainer#1 -> ManagerSuspendContainerResponse(resume_reason='x')")
-    assert describe_message(PROTOCOLS, fidl.encode_epitaph(-24)) == "epitaph PEER_CLOSED"
-    assert "unknown flexible method 0x63#0" in describe_message(PROTOCOLS, fidl.MessageHeader(0, 99, True).encode())
-    assert describe_message(PROTOCOLS, request[0][:-8], [job]).startswith("malformed message of 56 bytes, 1 handles")
+    assert describe_message([Manager], reply, reply=True) == ("Manager.SuspendContainer#1 -> ManagerSuspendContainerResponse(resume_reason='x')")
+    assert describe_message([Manager], fidl.encode_epitaph(-24)) == "epitaph PEER_CLOSED"
+    assert "unknown flexible method 0x63#0" in describe_message([Manager], fidl.MessageHeader(0, 99, True).encode())
+    assert describe_message([Manager], request[0][:-8], [job]).startswith("malformed message of 56 bytes, 1 handles")
     assert job.is_valid
-    assert "malformed" in describe_message(PROTOCOLS, b"x", reply=True)
+    assert "malformed" in describe_message([Manager], b"x", reply=True)
