@@ -144,3 +144,42 @@ def test_the_listener_ends_with_its_container() -> None:
             refused = True
         except ConnectionResetError:
             pass
+
+
+SLEEPER = """
+import socket, time
+listener = socket.socket(socket.AF_UNIX); listener.bind("/tmp/sleeper"); listener.listen()
+print("ready", flush=True)
+def slept():
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+while True:
+    connection, _ = listener.accept()
+    with connection:
+        while connection.recv(100):
+            connection.sendall(b"%f" % slept())
+"""
+
+
+def test_messages_and_new_connections_wake_a_container_that_sleeps() -> None:
+    with polynix.Container(suspend_after=0.3) as container:
+        server = container.spawn(["python3", "-c", SLEEPER], stdout=polynix.PIPE)
+        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        address = container.proxy("tcp://127.0.0.1:0", to="unix:/tmp/sleeper")
+
+        def ask(peer: socket.socket) -> float:
+            peer.sendall(b"how long did you sleep?")
+            return float(peer.recv(100))
+
+        with connect(address) as peer:
+            before = now = ask(peer)
+            deadline = time.monotonic() + 60
+            while now - before < 0.1:  # each question wakes it, or comes before it has fallen asleep
+                assert time.monotonic() < deadline
+                time.sleep(1.0)
+                now = ask(peer)
+        deadline, before = time.monotonic() + 60, now
+        while now - before < 0.1:
+            assert time.monotonic() < deadline
+            time.sleep(1.0)
+            with connect(address) as peer:
+                now = ask(peer)
