@@ -39,8 +39,9 @@ test-fast: build ## no guest programs: unit and property tests
 soak: setup build ## long runs: 5000 seeded kills, many rounds of the hostile suite, stress
 	POLYNIX_SOAK=1 $(PYTEST) tests -m soak --timeout 7200
 
-bench: setup build ## DESIGN.md's microbenchmarks, native and polynix interleaved, peers beside them
+bench: setup build ## DESIGN.md's microbenchmarks, native and polynix interleaved, peers beside them; proxied channels beside bare zmq
 	$(BIN)/python -m polynix.tools.bench
+	$(BIN)/python -m polynix.tools.bench_ipc
 
 readme: build ## fill the generated sections of README.md in
 	$(BIN)/python -m polynix.tools.readme

@@ -86,7 +86,7 @@ class Decoder:
     def __init__(self, data: bytes, handles: Sequence[Any]) -> None:
         self.data = data
         self.end = len(data)
-        self.handles = handles
+        self.handles = list(handles)
         self.next_object = 0
         self.next_handle = 0
         self._depth = 0
@@ -111,6 +111,11 @@ class Decoder:
             raise DecodeError("more handles in the bytes than came with them")
         self.next_handle += 1
         return self.handles[self.next_handle - 1]
+
+    def replace_taken(self, handle: Any) -> Any:
+        """The handle taken last arrives as ``handle``."""
+        self.handles[self.next_handle - 1] = handle
+        return handle
 
     def skip(self, num_bytes: int, num_handles: int) -> tuple[bytes, list[Any]]:
         """Pass over unknown content; returns its bytes and handles."""
@@ -163,6 +168,6 @@ def decode(kind: FidlType, data: bytes, handles: Sequence[Any] = ()) -> Any:
         if decoder.next_handle != len(handles):
             raise DecodeError(f"{len(handles) - decoder.next_handle} handles left over")
     except DecodeError:
-        close_handles(handles)
+        close_handles(decoder.handles)
         raise
     return value

@@ -8,6 +8,7 @@ from typing import Any
 
 from polynix.ipc.fidl.coding import Decoder, Encoder, FidlType
 from polynix.ipc.fidl.errors import DecodeError, EncodeError
+from polynix.ipc.signals import Rights
 
 HANDLE_PRESENT = 0xFFFF_FFFF
 _HANDLE = Struct("<I")
@@ -121,14 +122,18 @@ class BitsType(FidlType):
 
 
 class HandleType(FidlType):
-    """A handle, of class ``kind`` if one is given; the bytes say only whether there is one."""
+    """A handle, of class ``kind`` if one is given; the bytes say only whether there is one.
+
+    ``rights`` are what the receiver needs: a handle without them is an error, and one with more arrives with these alone.
+    """
 
     size = alignment = 4
     is_resource = True
 
-    def __init__(self, kind: type | None = None, *, nullable: bool = False) -> None:
+    def __init__(self, kind: type | None = None, *, rights: Rights | None = None, nullable: bool = False) -> None:
         self.name = "handle" if kind is None else kind.__name__
         self.kind = kind
+        self.rights = rights
         self.nullable = nullable
 
     def encode(self, encoder: Encoder, offset: int, value: Any) -> None:
@@ -138,6 +143,8 @@ class HandleType(FidlType):
             return
         if self.kind is not None and not isinstance(value, self.kind):
             raise EncodeError(f"{value!r} is not a {self.name}")
+        if self.rights is not None and self.rights & ~value.rights:
+            raise EncodeError(f"a {self.name} that lacks {self.rights & ~value.rights!r}")
         _HANDLE.pack_into(encoder.data, offset, HANDLE_PRESENT)
         encoder.handles.append(value)
 
@@ -152,4 +159,8 @@ class HandleType(FidlType):
         handle = decoder.take_handle()
         if self.kind is not None and not isinstance(handle, self.kind):
             raise DecodeError(f"{type(handle).__name__} where a {self.name} was expected")
+        if self.rights is not None and self.rights != handle.rights:
+            if self.rights & ~handle.rights:
+                raise DecodeError(f"a {self.name} that lacks {self.rights & ~handle.rights!r}")
+            return decoder.replace_taken(handle.replace(self.rights))
         return handle

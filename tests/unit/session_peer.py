@@ -121,6 +121,30 @@ def burst(session: Session) -> None:
 
 
 @action
+def write_ten_thousand(session: Session) -> None:
+    channel = only_channel(session)
+    for number in range(10_000):
+        channel.write_blocking(number.to_bytes(4, "little") + bytes(number % 3000))
+
+
+@action
+def count(session: Session) -> None:
+    """Read what ``burst`` writes until its channel closes, and tell how many messages came, whole and in order."""
+    channel = only_channel(session)
+    number = 0
+    try:
+        while True:
+            assert channel.read_blocking(soon())[0] == number.to_bytes(4, "little") + bytes(number % 3000)
+            number += 1
+            if number == 100:
+                session.root.write(b"some")
+    except ZxStatus as error:
+        assert error.status == Status.PEER_CLOSED, error
+    session.root.write(str(number).encode())
+    session.root.wait(Signals.PEER_CLOSED, soon())
+
+
+@action
 def say_and_exit(session: Session) -> None:
     for number in range(1000):
         session.root.write_blocking(number.to_bytes(4, "little") * 1000)
@@ -151,6 +175,25 @@ def fill(session: Session) -> None:
     channel.write(b"the end")
     session.root.write(b"there was room")
     session.root.wait(Signals.PEER_CLOSED, soon())
+
+
+@action
+def fill_as_it_may(session: Session) -> None:
+    """Write whenever there is room."""
+    channel = only_channel(session)
+    while True:
+        channel.write_blocking(bytes(1000))
+
+
+@action
+def pass_through(session: Session) -> None:
+    """Send back through the channel what comes through it."""
+    channel = only_channel(session)
+    try:
+        while True:
+            channel.write_blocking(*channel.read_blocking(soon()))
+    except ZxStatus as error:
+        assert error.status == Status.PEER_CLOSED
 
 
 @action

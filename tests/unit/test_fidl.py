@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from polynix.ipc import fidl
 from polynix.ipc.fidl import MessageHeader, TransportError, member
+from polynix.ipc.objects import Counter, EventPair, Rights, Signals
 
 ALL_ONES = "ffffffffffffffff"
 
@@ -248,6 +249,24 @@ HOSTILE: list[tuple[Any, str]] = [
 def test_hostile(kind: Any, text: str) -> None:
     with pytest.raises(fidl.DecodeError):
         fidl.decode(kind, data(text))
+
+
+def test_rights_of_handles() -> None:
+    reader = fidl.HandleType(Counter, rights=Rights.READ | Rights.WAIT)
+    counter = Counter.create()
+    koid = counter.koid
+    arrived = fidl.decode(reader, *fidl.encode(reader, counter))
+    assert arrived.koid == koid
+    assert arrived.rights == Rights.READ | Rights.WAIT  # what it had more is gone
+    with pytest.raises(fidl.EncodeError):
+        fidl.encode(fidl.HandleType(Counter, rights=Rights.WRITE), arrived)
+    with pytest.raises(fidl.DecodeError):
+        fidl.decode(fidl.HandleType(Counter, rights=Rights.WRITE), data("ffffffff 00000000"), [arrived])
+    assert not arrived.is_valid
+    first, second = EventPair.create()
+    with pytest.raises(fidl.DecodeError):
+        fidl.decode(fidl.HandleType(EventPair, rights=Rights.WAIT), data("ffffffff 00000000 0000000000000000"), [second])
+    assert first.pending & Signals.PEER_CLOSED  # the narrower handle was closed too
 
 
 def test_handles_close_on_errors_and_in_unknown_members() -> None:

@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,19 @@ def test_handles_that_come_back_are_the_same_objects(realm: Realm) -> None:
     assert back[6].read_blocking(soon())[0] == b"x"
     os.close(read_fd)
     os.close(write_fd)
+
+
+def test_memory_of_a_file_travels(realm: Realm, tmp_path: Path) -> None:
+    _, root = realm.start("echo")
+    with tempfile.TemporaryFile() as file:
+        file.write(b"content of a file")
+        file.flush()
+        root.write(b"", [Vmo.of_file(os.dup(file.fileno()), 7)])
+    _, (vmo,) = root.read_blocking(soon())
+    assert isinstance(vmo, Vmo)
+    assert (vmo.get_size(), vmo.read(7)) == (7, b"content")
+    with raises(Status.ACCESS_DENIED):
+        vmo.write(b"x")
 
 
 def test_messages_of_all_sizes(realm: Realm) -> None:
