@@ -23,6 +23,7 @@ from polynix.kernelproc.trace_layout import (
     MAGIC,
     NAME_SLOTS,
     NO_RESULT,
+    SLOT,
     SLOT_SIZE,
     TEXT_OFFSET,
     TEXT_SIZE,
@@ -76,9 +77,9 @@ class Tracer(SyscallObserver):
         self.now = time.monotonic_ns
         self._names = itertools.count()
         self.text = b""  # the paths that the call in progress has read
-        self._struct = [struct.Struct(f"<QQIHBBq{count}Q") for count in range(7)]  # shorter ones leave what the slot held: the reader knows how many there are
-        self._with_text = [struct.Struct(f"<QQIHBBq{count}Q{8 * (6 - count)}x{TEXT_SIZE}s") for count in range(7)]
-        self._pack_text = struct.Struct(f"<QQIHBB{CONTINUED_SIZE}s").pack_into
+        self._struct = [struct.Struct(f"{SLOT}{count}Q") for count in range(7)]  # shorter ones leave what the slot held: the reader knows how many there are
+        self._with_text = [struct.Struct(f"{SLOT}{count}Q{8 * (6 - count)}x{TEXT_SIZE}s") for count in range(7)]
+        self._pack_text = struct.Struct(f"{SLOT[:-1]}{CONTINUED_SIZE}s").pack_into
         self._end = self._struct[0].pack_into
         for number, entry in enumerate(table.entries):
             if entry is not None and (numbers is None or number in numbers):
