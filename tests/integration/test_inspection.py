@@ -148,6 +148,29 @@ def test_top_numbers_every_thread_and_its_time() -> None:
         process.kill()
 
 
+def test_looking_costs_an_idle_kernel_nothing() -> None:
+    """``ps`` and ``top`` read shared memory and the host's accounting: the kernel's threads are not even scheduled."""
+    with polynix.Container() as container:
+        process = container.spawn(["sleep", "100"])
+        kernel = str(container.kernel_pid)
+        inspect_json("ps", kernel)
+        switches = voluntary_switches(container.kernel_pid)
+        for arguments in (("ps", kernel), ("top", kernel, "--interval", "0.1")):
+            assert process.pid in {row["pid"] for row in flattened(inspect_json(*arguments))}
+        assert voluntary_switches(container.kernel_pid) == switches
+        process.kill()
+
+
+def voluntary_switches(pid: int) -> int:
+    """How often the main thread of a host process has gone to sleep."""
+    with open(f"/proc/{pid}/status") as file:
+        return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", file.read(), re.MULTILINE)[1])  # type: ignore[index]
+
+
+def flattened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [thread for row in rows for thread in row.get("threads", [row])] if rows and isinstance(rows[0].get("threads"), list) else rows
+
+
 def test_stubs_and_ps_as_json() -> None:
     with polynix.Container() as container:
         process = container.spawn(["cat"], stdin=polynix.PIPE, stdout=polynix.PIPE)

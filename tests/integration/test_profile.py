@@ -151,6 +151,40 @@ def test_private_memory_agrees_with_the_hosts_smaps() -> None:
         process.kill()
 
 
+def test_the_kernels_share_is_what_the_host_accounts() -> None:
+    from polynix.kernelproc.host_accounting import process_cpu_ns
+    from polynix.tools.inspection import Inspection
+
+    with polynix.Container(features=["profile"]) as container:
+        process = container.spawn([PYTHON, "-c", "import os\nwhile True: os.getppid()"])
+        with Inspection(container.kernel_pid) as inspection:
+            time.sleep(0.5)
+            ours, host = inspection.request("profile")["kernel_cpu_ns"], process_cpu_ns(container.kernel_pid)
+            time.sleep(1.5)
+            ours, host = inspection.request("profile")["kernel_cpu_ns"] - ours, process_cpu_ns(container.kernel_pid) - host
+        assert host > 1e8 and ours == pytest.approx(host, rel=0.05)
+        process.kill()
+
+
+def test_wakeups_and_switches_of_a_ping_pong(tmp_path: Path) -> None:
+    """A thousand bytes to and fro: each side is woken a thousand times at most, and most of the times."""
+    program = """
+import os
+there, back = os.pipe(), os.pipe()
+if os.fork() == 0:
+    for _ in range(1000): os.write(back[1], os.read(there[0], 1))
+    os._exit(0)
+for _ in range(1000): os.write(there[1], b"x"); os.read(back[0], 1)
+os.wait()
+"""
+    _, document = profile(tmp_path, "--", PYTHON, "-c", program)
+    parent, child = row_of(document["processes"], 3), row_of(document["processes"], 4)
+    for row in (parent, child):
+        assert 300 <= row["wakeups"] <= 1010 and row["syscalls"] >= 2000
+    edges = {(wait["pid"], wait["waker"]): wait["count"] for wait in document["waits"] if wait["object"].startswith("pipe:")}
+    assert edges[4, 3] >= 300 and edges[3, 4] >= 300 and set(edges) == {(3, 4), (4, 3)}
+
+
 def test_a_running_container_and_its_convoy(tmp_path: Path) -> None:
     program = """
 import ctypes, threading, time
@@ -292,6 +326,7 @@ print([os.waitpid(pid, 0)[1] for pid in pids])
 """
     result, document = profile(tmp_path, "--kill", "4", "--", PYTHON, "-c", script)
     assert result.stdout == "[9, 0, 0]\n"  # the kernel told its parent: killed by SIGKILL; the others have kept their memory
+    assert row_of(document["processes"], 4)["user_ns"] > 0  # the host had forgotten it with its last thread
     fault = document["isolation"]["fault"]
     assert fault["victim"].startswith("4 ") and fault["changed"] == [] and fault["stalled"] == []
     if os.geteuid() == 0:

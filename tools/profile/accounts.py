@@ -13,6 +13,7 @@ from polynix.kernelproc.host_accounting import COUNTERS, with_switches
 
 Row = dict[str, Any]
 TIMES = ("user_ns", "kernel_ns", "blocked_ns", "runnable_ns", "handoff_ns")
+HOST_SUMS = ("user_ns", "runnable_ns", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches")
 SUMS = (*TIMES, "syscalls", "guest_faults", "wakeups", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches")
 
 

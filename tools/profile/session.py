@@ -7,7 +7,7 @@ from typing import Any
 
 from polynix.tools.inspection import Inspection
 from polynix.tools.profile import memory
-from polynix.tools.profile.accounts import SUMS, process_rows, thread_rows
+from polynix.tools.profile.accounts import HOST_SUMS, SUMS, process_rows, thread_rows
 from polynix.tools.selection import NoKernel
 
 MAX_MEMORY_ROWS = 2000
@@ -31,6 +31,7 @@ class ProfileSession:
         self.memory: memory.MemoryReport | None = None
         self.memory_rows: dict[str, dict[str, Any]] = {}  # what each process had when it was last looked at
         self.violations: dict[tuple[str, str, int], memory.Violation] = {}
+        self._last_seen: dict[tuple[int, int, int], dict[str, int]] = {}
         self.ended_early = False  # the kernel died under us
         self._inspection = Inspection(kernel_pid)
         self._started = time.monotonic()
@@ -72,6 +73,7 @@ class ProfileSession:
         if snapshot is None:
             return
         threads = thread_rows(snapshot)
+        self._remember(threads)
         processes = process_rows(snapshot, threads)
         self._taken += 1
         self.samples.append(
@@ -86,6 +88,17 @@ class ProfileSession:
             self.interval *= 2
         if full:
             self.snapshot, self.threads = snapshot, threads
+
+    def _remember(self, threads: list[dict[str, Any]]) -> None:
+        """The host forgets what a killed process has used before the kernel can ask: then what was last seen counts."""
+        for row in threads:
+            key = row["pid"], row["tid"], row["born_ns"]
+            seen = self._last_seen.get(key)
+            if not row["alive"] and seen is not None:
+                for name, value in seen.items():
+                    row[name] = max(row[name], value)
+            elif row["alive"]:
+                self._last_seen[key] = {name: row[name] for name in HOST_SUMS}
 
     def _look_at_memory(self) -> None:
         report = memory.look(self._inspection)
