@@ -7,6 +7,7 @@ import os
 import secrets
 
 SHM_DIRECTORY = "/dev/shm"
+MINIMUM_SHM = 256 << 20  # a smaller /dev/shm, as containers have, fills up with a few paged files
 
 
 def new_memory(label: str, size: int) -> int:
@@ -17,7 +18,11 @@ def new_memory(label: str, size: int) -> int:
 
     try:
         directory = os.statvfs(SHM_DIRECTORY)
-        usable = not directory.f_flag & (os.ST_NOEXEC | os.ST_RDONLY) and size <= directory.f_bavail * directory.f_frsize
+        usable = (
+            not directory.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+            and directory.f_blocks * directory.f_frsize >= MINIMUM_SHM
+            and size <= directory.f_bavail * directory.f_frsize
+        )
     except OSError:
         usable = False
     if not usable:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import POLYNIX, directory, run_native, run_polynix
+from harness import POLYNIX, directory, execute, run_native, run_polynix
 from integration.audit import build
 
 CHUNK = 128 << 10
@@ -81,6 +81,14 @@ def test_a_shell_in_an_image(kind: str, image_of: Callable[[str], Path]) -> None
         "from", "the", "image", "from", "the", "image", "changed", "bin", "dev", "etc", "proc", "tmp", "same", "busybox", "four2", "x",
     ], outcome  # fmt: skip
     assert outcome.code == 0 and image.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to arrange")
+def test_an_image_where_shared_memory_is_small(image_of: Callable[[str], Path]) -> None:
+    small = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=2M none /dev/shm && exec "$@"', "sh"]
+    outcome = execute([*small, *POLYNIX, "run", "--rootfs", str(image_of("ext4")), "--", "/bin/sh", "-c", "cat /bin/* /data/* | busybox wc -c"], cwd="/")
+    expected = sum(path.stat().st_size for part in ("bin", "data") for path in image_of("ext4").with_name("tree").joinpath(part).iterdir())
+    assert (outcome.out.strip(), outcome.code) == (b"%d" % expected, 0), outcome
 
 
 def test_only_what_is_touched_is_in_memory(image_of: Callable[[str], Path]) -> None:
