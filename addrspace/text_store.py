@@ -35,17 +35,19 @@ ABOVE, BELOW = 0x7000_0000, -0x3F_0000
 TRAMPOLINE_SIZE = 32
 JUMP_SIZE = 5
 READ, _LOAD_READ = 0, b"\xb8\0\0\0\0"  # read(2); mov $0,%eax
-MAX_TEXT = 64 << 20
+MAX_TEXT = 16 << 20  # bytes: reading more would hold up the kernel for tens of milliseconds
 MFD_EXEC = 0x10
 F_ADD_SEALS, ALL_SEALS = 1033, 0x0F  # SEAL, SHRINK, GROW, WRITE
 
-_SITE = re.compile(rb"\xb8(..\0\0)\x0f\x05", re.DOTALL)
-# `xor %eax,%eax; syscall` as C libraries have it, with the look at the result (cmp $-4096,%rax; ja) that says that these are instructions.
-_READ_SITE = re.compile(rb"\x31\xc0\x0f\x05(?=\x48\x3d\x00\xf0\xff\xff\x77)")
-# Where that look is followed by `ret` and a long no-op, nobody gets to the no-op.
-_PADDING = re.compile(rb"\x0f\x05\x48\x3d\x00\xf0\xff\xff\x77.\xc3(\x66*\x2e?\x0f\x1f(?:\x44\0\0|\x80\0{4}|\x84\0{5}))", re.DOTALL)
-# `mov 8(%rsp),%r9; syscall`: the end of syscall(2), the C library's function for any call. It takes the `mov` along.
-_ANY_SITE = re.compile(rb"(\x4c\x8b\x4c\x24\x08)\x0f\x05")
+SYSCALL_INSTRUCTION = b"\x0f\x05"
+_LOAD = re.compile(rb"\xb8(..\0\0)", re.DOTALL)  # mov $number,%eax
+# `mov 8(%rsp),%reg` or back, 5 bytes: so end glibc's syscall(2) and musl's cancellable calls, whose number is nowhere near. The trampoline does it.
+_STACK_MOVE = re.compile(rb"[\x48\x4c][\x89\x8b][\x44\x4c\x54\x5c\x6c\x74\x7c]\x24.", re.DOTALL)
+_CLEAR = b"\x31\xc0"  # xor %eax,%eax
+# How C libraries look at the result (cmp $-4096,%rax; ja), which says that what comes before are instructions,
+_RESULT = b"\x48\x3d\x00\xf0\xff\xff\x77"
+# and, where `ret` and a long no-op follow it, that nobody gets to the no-op.
+_PADDING = re.compile(_RESULT + rb".\xc3(\x66*\x2e?\x0f\x1f(?:\x44\0\0|\x80\0{4}|\x84\0{5}))", re.DOTALL)
 _JUMP = struct.Struct("<Bi")
 _SHORT_JUMP = struct.Struct("<Bb")
 _TRAMPOLINE = struct.Struct("<5s3si2sQ3s")  # what the jump replaced; lea behind_the_syscall(%rip),%rcx; movabs $PATCHED_CALL,%r11; jmp *%r11
@@ -70,33 +72,34 @@ class Site(NamedTuple):
 
 
 def find_sites(text: bytes, patchable: Collection[int]) -> list[Site]:
-    """The call sites in ``text`` that may be patched; ``patchable`` are the numbers."""
-    sites = []
-    for match in _SITE.finditer(text):
-        offset = match.start()
-        number = int.from_bytes(match[1], "little")
-        if number not in patchable or offset == 0:
-            continue
-        if text[offset - 1] in _DOUBTFUL and text[max(offset - 4, 0) : offset] != _XOR_SIL:
-            continue
-        sites.append(Site(offset, offset + JUMP_SIZE, text[offset : offset + JUMP_SIZE]))
-    sites += [Site(match.start(), match.end(1), match[1]) for match in _ANY_SITE.finditer(text)]
-    if READ in patchable:
-        sites += _find_read_sites(text)
-    return sites
-
-
-def _find_read_sites(text: bytes) -> list[Site]:
-    free = [place for padding in _PADDING.finditer(text) for place in range(padding.start(1), padding.end(1) - JUMP_SIZE + 1, JUMP_SIZE)]
-    sites = []
-    for match in _READ_SITE.finditer(text):
-        offset = match.start()
-        if offset == 0 or text[offset - 1] in _DOUBTFUL:
-            continue
-        place = next((place for place in free if -128 <= place - (offset + 2) <= 127), None)
+    """The call sites in ``text`` that may be patched, those of read(2) last; ``patchable`` are the numbers."""
+    sites: list[Site] = []
+    reads: list[int] = []  # offsets of `xor %eax,%eax` before `syscall`
+    free: list[int] = []  # offsets of JUMP_SIZE bytes of padding
+    syscall = text.find(SYSCALL_INSTRUCTION)
+    while syscall >= 0:
+        start, behind = syscall - JUMP_SIZE, syscall + len(SYSCALL_INSTRUCTION)
+        if start > 0:
+            replaced = text[start:syscall]
+            load = _LOAD.fullmatch(replaced)
+            if load is not None:
+                known = text[start - 1] not in _DOUBTFUL or text[max(start - len(_XOR_SIL), 0) : start] == _XOR_SIL
+                if known and int.from_bytes(load[1], "little") in patchable:
+                    sites.append(Site(start, syscall, replaced))
+            elif _STACK_MOVE.fullmatch(replaced):
+                sites.append(Site(start, syscall, replaced))
+        if text.startswith(_RESULT, behind):
+            if text.startswith(_CLEAR, syscall - 2) and syscall > 2 and text[syscall - 3] not in _DOUBTFUL:
+                reads.append(syscall - 2)
+            padding = _PADDING.match(text, behind)
+            if padding is not None:
+                free += range(padding.start(1), padding.end(1) - JUMP_SIZE + 1, JUMP_SIZE)
+        syscall = text.find(SYSCALL_INSTRUCTION, behind)
+    for start in reads if READ in patchable else ():
+        place = next((place for place in free if -128 <= place - (start + 2) <= 127), None)
         if place is not None:
             free.remove(place)
-            sites.append(Site(offset, offset + 2, _LOAD_READ, place))
+            sites.append(Site(start, start + 2, _LOAD_READ, place))
     return sites
 
 

@@ -131,10 +131,11 @@ def test_patched_text(store: TextStore, displacement: int) -> None:
         text.place_of(3 * TRAMPOLINE_SIZE)
 
 
-def test_site_of_any_call(store: TextStore) -> None:
+@pytest.mark.parametrize("move", [b"\x4c\x8b\x4c\x24\x08", b"\x4c\x89\x5c\x24\x08"])  # mov 8(%rsp),%r9; mov %r11,8(%rsp)
+def test_site_of_any_call(store: TextStore, move: bytes) -> None:
     """The displaced instruction goes along."""
-    code = (b"\x4d\x89\xc8\x4c\x8b\x4c\x24\x08\x0f\x05" + CHECK_RESULT).ljust(PAGE, b"\x90")
-    assert find_sites(code, set()) == [Site(3, 8, b"\x4c\x8b\x4c\x24\x08")]
+    code = (b"\x4d\x89\xc8" + move + b"\x0f\x05" + CHECK_RESULT).ljust(PAGE, b"\x90")
+    assert find_sites(code, set()) == [Site(3, 8, move)]
     text = store.add(memory_of(code), 0, PAGE, ABOVE)
     assert text is not None
     copy = text.object.read(0, 2 * PAGE)

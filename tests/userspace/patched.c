@@ -3,7 +3,10 @@
 #include "check.h"
 #include <immintrin.h>
 #include <pthread.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <ucontext.h>
 
@@ -299,6 +302,40 @@ CASE(calls_that_copy_or_replace_the_registers) {
         }
         CHECK(exit_of(child) == 0 && kept == i + 0.5);
     }
+}
+
+static volatile int trapped_well;
+static void on_filtered(int signo, siginfo_t *information, void *context) {
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    const unsigned char *behind = information->si_call_addr;
+    (void)signo;
+    trapped_well += behind == (unsigned char *)registers[REG_RIP] && behind[-2] == 0x0f && behind[-1] == 0x05 && information->si_syscall == SYS_getppid &&
+                    registers[REG_RAX] == SYS_getppid;
+    registers[REG_RAX] = 4242;
+}
+
+CASE(filters_see_the_guests_own_syscall) {
+    heat();
+    struct sigaction action = {.sa_sigaction = on_filtered, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSYS, &action, NULL);
+    uintptr_t low = (uintptr_t)getppid & 0xffffffff;
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, low, 0, 2),
+        BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, low + 32, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    NEED(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    NEED(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    for (int i = 0; i < 200; i++) {
+        CHECK(getppid() == 4242);
+        CHECK(syscall(SYS_getppid) != 4242);
+    }
+    CHECK(trapped_well == 200);
 }
 
 static uintptr_t text_page(void) { return (uintptr_t)getppid & -4096L; }
