@@ -188,6 +188,6 @@ bool is_leaving(const struct ucontext *interrupted)
     uint64_t ip = interrupted->registers[REGISTER_RIP];
     return (ip >= (uint64_t)load_registers && ip < (uint64_t)load_registers_end) ||
            (ip >= (uint64_t)leave_unless_kicked && ip < (uint64_t)leave_unless_kicked_end) ||
-           (ip >= (uint64_t)leave && ip < (uint64_t)host_call_site) ||
+           (ip >= (uint64_t)leave && ip < (uint64_t)leave_end) ||
            (ip == (uint64_t)host_call_site && interrupted->registers[REGISTER_RAX] == __NR_rt_sigreturn);
 }

@@ -66,7 +66,7 @@ extern const char host_call_return[], handle_signal[], start_thread[];
  */
 __asm__(
     ".text\n"
-    ".globl _start, host_call, host_call_site, host_call_return, leave, handle_signal, start_thread, switch_stack\n"
+    ".globl _start, leave_end, host_call, host_call_site, host_call_return, leave, handle_signal, start_thread, switch_stack\n"
     "_start:\n"
     "    xor %ebp, %ebp\n"
     "    mov %rsp, %rdi\n"
@@ -77,6 +77,7 @@ __asm__(
     "    mov %rdi, %rsp\n"
     "    mov $15, %eax\n"
     "    jmp host_call_site\n"
+    "leave_end:\n"
     "host_call:\n"
     "    mov %rdi, %rax\n"
     "    mov %rsi, %rdi\n"

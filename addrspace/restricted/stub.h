@@ -28,7 +28,7 @@ struct ucontext {
 };
 
 /* stub.c */
-extern const char host_call_site[], stub_end[];
+extern const char leave_end[], host_call_site[], stub_end[];
 void report(struct control *control);
 bool run_batch(struct control *control);
 _Noreturn void leave(void *ucontext);
