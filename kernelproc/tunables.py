@@ -44,9 +44,9 @@ TUNABLES: Final[dict[str, Tunable]] = {
     "kernel.panic": _obeyed(0),  # nor does it panic
     "kernel.perf_event_paranoid": _obeyed(4),  # there are no events
     "kernel.sched_child_runs_first": Tunable(0),
-    "kernel.shmall": Tunable(_UNLIMITED_SHARED_MEMORY, 0, 1 << 64),
-    "kernel.shmmax": Tunable(_UNLIMITED_SHARED_MEMORY, 0, 1 << 64),
-    "kernel.shmmni": Tunable(4096),
+    "kernel.shmall": _obeyed(_UNLIMITED_SHARED_MEMORY, 0, 1 << 64),
+    "kernel.shmmax": _obeyed(_UNLIMITED_SHARED_MEMORY, 0, 1 << 64),
+    "kernel.shmmni": _obeyed(4096),
     "kernel.threads-max": _obeyed(127000, 1),
     "kernel.yama.ptrace_scope": Tunable(0, 0, 3),
     "net.core.somaxconn": Tunable(4096),

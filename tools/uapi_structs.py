@@ -63,6 +63,11 @@ LAYOUTS: tuple[Layout, ...] = (
     layout("utimbuf", "struct utimbuf", "linux/types.h linux/utime.h", "actime modtime"),
     layout("iovec", "struct iovec", "linux/uio.h", "iov_base iov_len"),
     layout("mount_attr", "struct mount_attr", "linux/mount.h", "attr_set attr_clr propagation userns_fd"),
+    layout("shmid64_ds", "struct shmid64_ds", "linux/shm.h",
+           "key=shm_perm.key uid=shm_perm.uid gid=shm_perm.gid cuid=shm_perm.cuid cgid=shm_perm.cgid mode=shm_perm.mode seq=shm_perm.seq "
+           "shm_segsz shm_atime shm_dtime shm_ctime shm_cpid shm_lpid shm_nattch"),
+    layout("shminfo64", "struct shminfo64", "linux/shm.h", "shmmax shmmin shmmni shmseg shmall"),
+    layout("shm_info", "struct shm_info", "linux/shm.h", "used_ids shm_tot shm_rss shm_swp swap_attempts swap_successes"),
     layout("inotify_event", "struct inotify_event", "linux/inotify.h", "wd mask cookie len"),
     layout("fsxattr", "struct fsxattr", "linux/fs.h", "fsx_xflags fsx_extsize fsx_nextents fsx_projid fsx_cowextsize"),
     layout("file_clone_range", "struct file_clone_range", "linux/fs.h", "src_fd src_offset src_length dest_offset"),

@@ -35,6 +35,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     stat,
     storage,
     system,
+    sysv_shm,
     time,
     xattr,
 )

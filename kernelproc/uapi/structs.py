@@ -508,6 +508,126 @@ class mount_attr(_mount_attr_fields):
         return self.FORMAT.pack(*self)
 
 
+class _shmid64_ds_fields(NamedTuple):
+    key: int = 0
+    uid: int = 0
+    gid: int = 0
+    cuid: int = 0
+    cgid: int = 0
+    mode: int = 0
+    seq: int = 0
+    shm_segsz: int = 0
+    shm_atime: int = 0
+    shm_dtime: int = 0
+    shm_ctime: int = 0
+    shm_cpid: int = 0
+    shm_lpid: int = 0
+    shm_nattch: int = 0
+
+
+class shmid64_ds(_shmid64_ds_fields):
+    """struct shmid64_ds (linux/shm.h): 112 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<iIIIIIH22xQqqqiiQ16x")
+    SIZE: ClassVar = 112
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "key": 0, "uid": 4, "gid": 8, "cuid": 12, "cgid": 16, "mode": 20, "seq": 24, "shm_segsz": 48, "shm_atime": 56,
+        "shm_dtime": 64, "shm_ctime": 72, "shm_cpid": 80, "shm_lpid": 84, "shm_nattch": 88,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        key: int = 0, uid: int = 0, gid: int = 0, cuid: int = 0, cgid: int = 0, mode: int = 0, seq: int = 0,
+        shm_segsz: int = 0, shm_atime: int = 0, shm_dtime: int = 0, shm_ctime: int = 0, shm_cpid: int = 0,
+        shm_lpid: int = 0, shm_nattch: int = 0,
+    ) -> bytes:
+        return shmid64_ds.FORMAT.pack(
+            key, uid, gid, cuid, cgid, mode, seq, shm_segsz, shm_atime, shm_dtime, shm_ctime, shm_cpid, shm_lpid,
+            shm_nattch,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _shminfo64_fields(NamedTuple):
+    shmmax: int = 0
+    shmmin: int = 0
+    shmmni: int = 0
+    shmseg: int = 0
+    shmall: int = 0
+
+
+class shminfo64(_shminfo64_fields):
+    """struct shminfo64 (linux/shm.h): 72 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<QQQQQ32x")
+    SIZE: ClassVar = 72
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "shmmax": 0, "shmmin": 8, "shmmni": 16, "shmseg": 24, "shmall": 32,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        shmmax: int = 0, shmmin: int = 0, shmmni: int = 0, shmseg: int = 0, shmall: int = 0,
+    ) -> bytes:
+        return shminfo64.FORMAT.pack(
+            shmmax, shmmin, shmmni, shmseg, shmall,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _shm_info_fields(NamedTuple):
+    used_ids: int = 0
+    shm_tot: int = 0
+    shm_rss: int = 0
+    shm_swp: int = 0
+    swap_attempts: int = 0
+    swap_successes: int = 0
+
+
+class shm_info(_shm_info_fields):
+    """struct shm_info (linux/shm.h): 48 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<i4xQQQQQ")
+    SIZE: ClassVar = 48
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "used_ids": 0, "shm_tot": 8, "shm_rss": 16, "shm_swp": 24, "swap_attempts": 32, "swap_successes": 40,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        used_ids: int = 0, shm_tot: int = 0, shm_rss: int = 0, shm_swp: int = 0, swap_attempts: int = 0,
+        swap_successes: int = 0,
+    ) -> bytes:
+        return shm_info.FORMAT.pack(
+            used_ids, shm_tot, shm_rss, shm_swp, swap_attempts, swap_successes,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
 class _inotify_event_fields(NamedTuple):
     wd: int = 0
     mask: int = 0

@@ -29,7 +29,6 @@ GAPS = (
     "system call move_mount",
     "system call ptrace",
     "system call semget",
-    "system call shmget",
     "system call msgget",
     "system call mq_open",
     "system call io_setup",

@@ -20,6 +20,7 @@ from polynix.kernelproc.uapi.magic import PROC_SUPER_MAGIC
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.kernelproc.vfs.ops import FileSystemOps
+from polynix.kernelproc.vfs.sysv_shm import listing
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
@@ -171,7 +172,7 @@ class ProcRoot(Directory):
                 b"stat": text(kernel_stat),
                 b"swaps": constant(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
                 b"sys": sys_directory,
-                b"sysvipc": directory({}),
+                b"sysvipc": directory({b"shm": text(lambda task: listing(task.kernel))}),
                 b"thread-self": lambda fs: _self_link(fs, lambda task: b"%d/task/%d" % (task.group.pid, task.tid)),
                 b"tty": directory({b"drivers": constant(b"")}),
                 b"uptime": text(uptime),
