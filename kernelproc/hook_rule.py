@@ -12,7 +12,7 @@ import fnmatch
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 ACTIONS = ("fail", "delay", "shorten", "kill", "observe", "call")
@@ -36,11 +36,12 @@ class RuleError(ValueError):
 class HookRule:
     """One hook. ``calls`` are names, globs of names (``open*``) or the groups of ``GROUPS``.
 
-    A call matches when its process does (``process``: a glob of its name, or a pid) and one of the paths it is about does (``path``: a glob whose ``*`` matches
-    slashes too; paths are absolute, as the caller sees them, symbolic links not followed; a descriptor's path is the one it was opened by). Of the matching
-    calls, counted over the whole container, the first ``after`` are let by, of the rest each ``every``-th is taken, with ``probability`` (drawn from ``seed``),
-    ``times`` times at most. ``error`` is an errno of action fail, ``seconds`` of delay, ``count`` the most bytes of shorten, ``signal`` of kill; ``function``
-    belongs to action call.
+    A call matches when its process does (``process``: a glob of its name, or a pid), one of the paths it is about does (``path``: a glob whose ``*`` matches
+    slashes too), and ``predicate`` says so, a function that is asked in the kernel process with the SystemCall. Paths are absolute, as the caller sees them,
+    symbolic links not followed; a descriptor's path is the one it was opened by. Of the matching calls, counted over the whole container (one that a signal
+    interrupts and that restarts counts again), the first ``after`` are let by, of the rest each ``every``-th is taken, with ``probability`` (drawn from
+    ``seed``), ``times`` times at most. ``error`` is an errno of action fail, ``seconds`` of delay, ``count`` the most bytes of shorten, ``signal`` of kill;
+    ``function`` belongs to action call.
     """
 
     action: str
@@ -57,6 +58,7 @@ class HookRule:
     probability: float = 1.0
     seed: int = 0
     function: Callable[..., Any] | None = None
+    predicate: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -64,6 +66,8 @@ class HookRule:
         self.numbers()
         if self.action == "fail" and not 0 < self.error < 4096:
             raise RuleError("a failing call needs an error, such as ENOSPC")
+        if self.predicate is not None and not callable(self.predicate):
+            raise RuleError("a predicate is a function of the call")
         if self.action == "call" and not callable(self.function):
             raise RuleError("a hook needs a function")
         if self.seconds < 0 or self.count < 0 or self.after < 0 or self.every < 1 or (self.times is not None and self.times < 0):
@@ -91,21 +95,22 @@ class HookRule:
 
     def to_fields(self) -> dict[str, Any]:
         """JSON-able fields; the function goes as dill text (see :func:`pack`). Errors: RuleError when it can't be packed."""
-        values = {**asdict(self), "calls": list(self.calls)}
-        values["function"] = None if self.function is None else pack(self.function)
-        return values
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("function", "predicate"):
+            values[name] = None if values[name] is None else pack(values[name])
+        return {**values, "calls": list(self.calls)}
 
     @classmethod
     def from_fields(cls, values: dict[str, Any]) -> HookRule:
         """The other end of :meth:`to_fields`. Errors: RuleError."""
-        function = values["function"]
-        return cls(**{**values, "calls": tuple(values["calls"]), "function": None if function is None else unpack(function)})
+        functions = {name: None if values[name] is None else unpack(values[name]) for name in ("function", "predicate")}
+        return cls(**{**values, "calls": tuple(values["calls"]), **functions})
 
 
 def parse_rule(action: str, text: str) -> HookRule:
     """``CALL[+CALL…][:KEY=VALUE[,KEY=VALUE…]]``: ``write:path=/data/*,error=ENOSPC,after=3``. Errors: RuleError."""
     calls, _, rest = text.partition(":")
-    known = {field.name for field in fields(HookRule)} - {"action", "calls", "function"}
+    known = {field.name for field in fields(HookRule)} - {"action", "calls", "function", "predicate"}
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, separator, value = part.partition("=")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 10_000  # kept until the owner fetches them; the oldest go first
+MAX_ERRORS = 100
 Outcome = Any  # int | None | NO_RETURN, or an awaitable of one
 Proceed = Callable[[], Outcome]
 
@@ -56,6 +57,8 @@ class Hook:
             return False
         if rule.path is not None and not any(fnmatch.fnmatchcase(path, rule.path) for path in call.paths):
             return False
+        if rule.predicate is not None and not self._agrees(call):
+            return False
         self.matched += 1
         if self.matched <= rule.after or (self.matched - rule.after) % rule.every:
             return False
@@ -65,6 +68,15 @@ class Hook:
             return False
         self.hits += 1
         return True
+
+    def _agrees(self, call: SystemCall) -> bool:
+        """What the predicate says; a defective one says no, and is told of in ``errors``."""
+        assert self.rule.predicate is not None
+        try:
+            return bool(self.rule.predicate(call))
+        except Exception as error:
+            self._defect(error)
+            return False
 
     def act(self, call: SystemCall, proceed: Proceed) -> Outcome:
         """Do it; ``proceed`` carries the call on to the next hook, and at last to the kernel."""
@@ -163,9 +175,13 @@ class Hook:
             return -int(error.errno)
         if isinstance(error, Fault):
             return -EFAULT
-        self.errors.append(f"{type(error).__name__}: {error}")
-        log.error("a hook's function failed", exc_info=error)
+        self._defect(error)
         return -EIO
+
+    def _defect(self, error: Exception) -> None:
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(f"{type(error).__name__}: {error}")
+            log.error("a hook's function failed", exc_info=error)
 
 
 async def settled(outcome: Outcome) -> Outcome:

@@ -154,6 +154,17 @@ def test_a_defective_function_is_told_and_the_kernel_lives(container: polynix.Co
     assert "nonsense" in hook.errors[0]
 
 
+def test_a_predicate_chooses_by_what_the_call_carries(container: polynix.Container) -> None:
+    hook = container.fail("write", "EPIPE", predicate=lambda call: call.read(call["buffer"], min(call["count"], 6)) == b"secret")
+    text = output(container, "echo open > /tmp/f; echo secret >> /tmp/f; echo end >> /tmp/f; cat /tmp/f")
+    assert text.startswith("open\nend\n")
+    assert hook.hits == 1
+    broken = container.fail("getpriority", "EIO", predicate=lambda call: call.nonsense)
+    assert output(container, "nice") == "0\n"
+    assert broken.hits == 0
+    assert "nonsense" in broken.errors[0]
+
+
 def test_rules_are_checked_where_they_are_made() -> None:
     with polynix.Container() as container:
         for make in (

@@ -16,8 +16,7 @@ from polynix.runner.trace import LOG_VARIABLE, TraceEvent, read_log
 if TYPE_CHECKING:
     from polynix.tools.trace.reader import TraceReader
 
-EXIT_ERROR = 125
-FORMATS = ("perfetto", "text")
+MANY_EVENTS = 100_000  # which take seconds to write
 
 
 class TraceError(Exception):
@@ -45,6 +44,8 @@ def trace_program(*, output: str, form: str, call_filter: str, megabytes: int, f
         reader = TraceReader(ring)
         if not len(reader):
             return status  # it could not start, and has said why
+        if len(reader) > MANY_EVENTS:
+            print(f"polynix: decoding {len(reader)} events", file=sys.stderr, flush=True)
         write_trace(reader, read_log(log), file, form)
     print(f"polynix: {summary(reader)} in {output}", file=sys.stderr)
     return status
