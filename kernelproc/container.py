@@ -34,15 +34,20 @@ from polynix.ipc.protocols.component import (
 )
 from polynix.ipc.protocols.connections import Connections
 from polynix.ipc.protocols.controller import Controller
+from polynix.ipc.protocols.manager import Manager
+from polynix.ipc.protocols.power import Power
 from polynix.ipc.protocols.programs import Data, Programs
 from polynix.ipc.protocols.scripting import Scripting, ScriptingText
 from polynix.ipc.server import RequestDecoder, ServerEnd
 from polynix.kernelproc.connections import ContainerConnections, connect_vsock
 from polynix.kernelproc.controller import ContainerController
 from polynix.kernelproc.fidl_loop import EngineServer
+from polynix.kernelproc.incoming_directory import IncomingDirectory
 from polynix.kernelproc.kernel import PATIENCE_NS
 from polynix.kernelproc.options import ContainerOptions
 from polynix.kernelproc.outgoing_directory import OutgoingDirectory
+from polynix.kernelproc.power.manager import LoneSuspender
+from polynix.kernelproc.power.runner_link import RunnerSuspender, serve_power
 from polynix.kernelproc.programs import ProgramStarter
 
 if TYPE_CHECKING:
@@ -163,6 +168,9 @@ class Container(ComponentController):
         self.controller.connect_vsock = partial(connect_vsock, kernel)
         self.add(Controller, self.controller.serve)
         self.add(Connections, ContainerConnections(kernel).serve)
+        self.add(Power, partial(serve_power, kernel.power))
+        if isinstance(kernel.power.suspender, LoneSuspender):  # no module has linked it with another runner
+            RunnerSuspender(kernel.power, partial(kernel.expando.get(IncomingDirectory).connect, Manager), self.controller.job)
         self.add(Programs, ProgramStarter(kernel).serve)
         self.add(Scripting, lambda channel: EngineServer(engine, Scripting, _Script(kernel), channel))
         self._component = EngineServer(engine, ComponentController, self, start.controller, engine.stop)

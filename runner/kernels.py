@@ -12,6 +12,7 @@ import secrets
 import string
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from polynix.ipc.async_client import Client
 from polynix.ipc.async_server import Server
@@ -30,6 +31,9 @@ from polynix.ipc.protocols.controller import Controller
 from polynix.runner.lockdep import LockDepMutex, LockLevel
 from polynix.runner.realm import Child, ChildDied, ExposedDirectory, Realm
 from polynix.runner.wake_lease import WakeLease
+
+if TYPE_CHECKING:
+    from polynix.runner.container_power import ContainerPower
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,8 @@ class StarnixKernel:
     """The token that stands for the container."""
     job: Job
     wake_lease: WakeLease
+    power: ContainerPower | None = None
+    """Once the runner has seen to it."""
 
     @classmethod
     async def create(cls, realm: Realm, start_info: ComponentStartInfo, controller: Channel) -> tuple[StarnixKernel, asyncio.Future[int | None]]:

@@ -27,10 +27,9 @@ from polynix.ipc.protocols.manager import (
 from polynix.runner.wake_sources import WakeSource, WakeSources, new_wake_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from polynix.ipc.objects import EventPair
     from polynix.runner.async_channel import Sender
+    from polynix.runner.container_power import ContainerPower
     from polynix.runner.lockdep import LockDepMutex
     from polynix.runner.pager import Pager
     from polynix.runner.proxy import ChannelProxy, NewProxy
@@ -69,22 +68,22 @@ class ManagerThreads:
 
 
 class ContainerManager(Manager):
-    """Serves one container. ``suspend`` is what suspends it, None while nobody can."""
+    """Serves one container. ``power`` suspends it, None before it has started."""
 
     def __init__(self, threads: ManagerThreads) -> None:
         self.threads = threads
         self.wake_sources: LockDepMutex[WakeSources] = new_wake_sources()
         self.wake_watchers: list[EventPair] = []
-        self.suspend: Callable[[ManagerSuspendContainerRequest], Awaitable[ManagerSuspendContainerResponse]] | None = None
+        self.power: ContainerPower | None = None
 
     async def serve(self, channel: Channel) -> None:
         """Serve one channel of the container."""
         await Server(Manager, self, channel).serve()
 
     async def suspend_container(self, request: ManagerSuspendContainerRequest) -> ManagerSuspendContainerResponse:
-        if self.suspend is None:
+        if self.power is None:
             raise MethodError(SuspendError.SUSPEND_FAILURE)
-        return await self.suspend(request)
+        return await self.power.suspend(request)
 
     async def proxy_wake_channel(self, request: ManagerProxyWakeChannelRequest) -> None:
         container, remote, counter, name = request.container_channel, request.remote_channel, request.counter, request.name
@@ -106,6 +105,8 @@ class ContainerManager(Manager):
     def _add(self, source: WakeSource) -> None:
         with self.wake_sources.lock() as sources:
             sources[source.handle.koid] = source
+        if self.power is not None:
+            self.power.sources_changed()
 
     async def remove_wake_source(self, request: ManagerRemoveWakeSourceRequest) -> None:
         if request.container_job is not None and request.handle is not None:
@@ -122,6 +123,8 @@ class ContainerManager(Manager):
 
     def close(self) -> None:
         """The container is gone."""
+        if self.power is not None:
+            self.power.close()
         with self.wake_sources.lock() as sources:
             handles = [source.handle for source in sources.values()]
             sources.clear()

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from polynix.ipc.async_server import Server
@@ -17,6 +18,7 @@ from polynix.ipc.protocols.component import ComponentNamespaceEntry, ComponentRu
 from polynix.ipc.protocols.connections import TcpProxies
 from polynix.ipc.protocols.manager import Manager
 from polynix.runner.broker import Broker
+from polynix.runner.container_power import ContainerPower
 from polynix.runner.kernels import Kernels, StarnixKernel
 from polynix.runner.launcher import Launcher
 from polynix.runner.manager import ContainerManager, ManagerThreads
@@ -79,6 +81,8 @@ class Runner(ComponentRunner):
         ours, theirs = Channel.create()
         self._keep(services.serve(ours))
         info.ns = [ComponentNamespaceEntry(path=SERVICES, directory=theirs)]
+        started = started or self.loop.create_future()
+        started.add_done_callback(partial(_give_power, manager))
         try:
             await self.kernels.run(info, controller, started)
         finally:
@@ -135,6 +139,13 @@ class Runner(ComponentRunner):
         finally:
             with suppress(ZxStatus):
                 await runner.close()
+
+
+def _give_power(manager: ContainerManager, started: asyncio.Future[StarnixKernel]) -> None:
+    """A container has started, or not."""
+    if not started.cancelled() and started.exception() is None:
+        kernel = started.result()
+        kernel.power = manager.power = ContainerPower(kernel, manager.wake_sources, manager.wake_watchers)
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -96,10 +96,11 @@ class SuspendContext:
         self.wake_sources = wake_sources
         self.wake_watchers = wake_watchers
         self.statistics = SuspendStatistics()
-        self.asleep = False
+        self.fell_asleep = asyncio.Event()
         self._resume = Event.create()
         self._turn = asyncio.Lock()  # first come, first served
         self._sources_changed = asyncio.Event()
+        self._ended = asyncio.Event()  # the last suspend has
 
     # -- who asks ----------------------------------------------------------------------------------------------------------------
 
@@ -120,10 +121,16 @@ class SuspendContext:
         """On behalf of a user: whatever the container's own wake locks say, until a wake source or :meth:`resume`. Errors: MethodError of SuspendError."""
         return await self._suspend(None, None, wait_without_sources=True)
 
-    def resume(self) -> None:
-        """Wake the container if it sleeps, or is about to."""
+    @property
+    def asleep(self) -> bool:
+        """Its processes are held, and it waits for a wake source."""
+        return self.fell_asleep.is_set()
+
+    async def resume(self) -> None:
+        """Wake the container if it sleeps, or is about to; returns once its processes go on."""
         if self._turn.locked():
             self._resume.signal(Signals.NONE, Signals.EVENT_SIGNALED)
+            await self._ended.wait()
 
     def sources_changed(self) -> None:
         """A wake source was added."""
@@ -140,6 +147,7 @@ class SuspendContext:
     ) -> ManagerSuspendContainerResponse:
         async with self._turn:
             self.statistics.attempts += 1
+            self._ended.clear()
             try:
                 with trace_duration(CATEGORY, "starnix-runner:suspending-container", self.name):
                     response = await self._suspend_in_turn(wake_locks, longest_seconds, wait_without_sources)
@@ -150,6 +158,8 @@ class SuspendContext:
                     trace_instant(CATEGORY, "starnix-runner:suspend-failed-actual", self.name)
                     raise MethodError(SuspendError.SUSPEND_FAILURE) from error
                 raise
+            finally:
+                self._ended.set()
             self.statistics.succeeded(response.suspend_time or 0)
             return response
 
@@ -163,7 +173,7 @@ class SuspendContext:
                 trace_instant(CATEGORY, "starnix-runner:suspend-failed-with-wake-locks", self.name)
                 raise MethodError(SuspendError.WAKE_LOCKS_EXIST)
             self._tell_watchers(AWAKE_SIGNAL, ASLEEP_SIGNAL)
-            self.asleep = True
+            self.fell_asleep.set()
             trace_instant(CATEGORY, "starnix-runner:drop-application-activity-lease", self.name)
             self.lease.drop()
             try:
@@ -172,7 +182,7 @@ class SuspendContext:
             finally:
                 trace_instant(CATEGORY, "starnix-runner:acquire-application-activity-lease", self.name)
                 self.lease.acquire()
-                self.asleep = False
+                self.fell_asleep.clear()
                 self._tell_watchers(ASLEEP_SIGNAL, AWAKE_SIGNAL)
             return ManagerSuspendContainerResponse(suspend_time=time.clock_gettime_ns(time.CLOCK_BOOTTIME) - start_ns, resume_reason=reason)
         finally:

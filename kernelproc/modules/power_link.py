@@ -23,7 +23,7 @@ def initialise(kernel: Kernel, arguments: str) -> None:
     manager_client, manager_server = Channel.create()
     session.root.write(str(os.getpid()).encode(), [power_client, manager_server, job.duplicate()])
     serve_power(kernel.power, power_server)
-    RunnerSuspender(kernel.power, manager_client, job)
+    RunnerSuspender(kernel.power, lambda: manager_client, job)
     kernel.engine.watch(session.fileno(), select.EPOLLIN, lambda _events: session.process())
     kernel.engine.call_soon(session.process)
     kernel.expando.get(_Link).session = session

@@ -24,6 +24,8 @@ from polynix.kernelproc.power.manager import Slept, SuspendRefused
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from polynix.ipc.channel import Channel
     from polynix.ipc.event import EventPair
     from polynix.ipc.job import Job
@@ -56,23 +58,41 @@ def serve_power(power: PowerManager, channel: Channel) -> None:
 
 
 class RunnerSuspender:
-    """Lets the runner's Manager suspend the container: wake leases, wake sources and watchers are there."""
+    """Lets the runner's Manager suspend the container: wake leases, wake sources and watchers are there. It is connected with when it is first needed."""
 
-    def __init__(self, power: PowerManager, manager: Channel, job: Job) -> None:
-        """``job`` stands for the container, and stays the caller's. Errors: ZxStatus."""
+    def __init__(self, power: PowerManager, connect: Callable[[], Channel], job: Job) -> None:
+        """``connect`` gives a channel to the Manager; ``job`` stands for the container, and stays the caller's."""
         self.power = power
         self.job = job
-        self._manager = EngineClient(power.kernel.engine, Manager, manager)
+        self._connect = connect
+        self._manager: EngineClient | None = None
         self._event = Event.create()
-        self._manager.send(
-            Manager.add_wake_source,
-            ManagerAddWakeSourceRequest(
-                container_job=job.duplicate(), name=KERNEL_WAKE_SOURCE, handle=self._event.duplicate(), signals=int(Signals.EVENT_SIGNALED)
-            ),
-        )
-        power.on_wake = lambda: self._event.signal(Signals.NONE, Signals.EVENT_SIGNALED)
-        power.on_asleep = lambda: self._event.signal(Signals.EVENT_SIGNALED, Signals.NONE)
+        power.on_asleep = self._fall_asleep
+        power.on_wake = self._wake
         power.suspender = self
+
+    @property
+    def manager(self) -> EngineClient:
+        """Errors: ZxStatus."""
+        if self._manager is None:
+            self._manager = EngineClient(self.power.kernel.engine, Manager, self._connect())
+            self._manager.send(
+                Manager.add_wake_source,
+                ManagerAddWakeSourceRequest(
+                    container_job=self.job.duplicate(), name=KERNEL_WAKE_SOURCE, handle=self._event.duplicate(), signals=int(Signals.EVENT_SIGNALED)
+                ),
+            )
+        return self._manager
+
+    def _fall_asleep(self) -> None:
+        self._event.signal(Signals.EVENT_SIGNALED, Signals.NONE)
+        try:
+            assert self.manager
+        except ZxStatus as error:
+            log.warning("the runner will not hear of alarms: %s", error)
+
+    def _wake(self) -> None:
+        self._event.signal(Signals.NONE, Signals.EVENT_SIGNALED)
 
     async def suspend(self, wake_locks: EventPair) -> Slept:
         """The call goes on whatever becomes of the guest that asked: signals don't end a suspend."""
@@ -96,7 +116,7 @@ class RunnerSuspender:
     async def _ask(self, wake_locks: EventPair) -> Slept:
         request = ManagerSuspendContainerRequest(container_job=self.job.duplicate(), wake_locks=wake_locks.duplicate())
         try:
-            response: ManagerSuspendContainerResponse = await self._manager.call(Manager.suspend_container, request)
+            response: ManagerSuspendContainerResponse = await self.manager.call(Manager.suspend_container, request)
         except MethodError as error:
             names = self.power.kept_awake_by() if error.error == SuspendError.WAKE_LOCKS_EXIST else []
             raise SuspendRefused(",".join(names) or str(error)) from None

@@ -57,7 +57,8 @@ class ManagerServer(Manager):
 
     async def add_wake_source(self, request: ManagerAddWakeSourceRequest) -> None:
         assert request.handle is not None and request.name is not None and request.signals is not None
-        self.world.add_source(WakeSource(request.handle, request.name, Signals(request.signals)))
+        if self.world.takes_sources:
+            self.world.add_source(WakeSource(request.handle, request.name, Signals(request.signals)))
 
 
 class World:
@@ -68,6 +69,7 @@ class World:
         self.sources = new_wake_sources()
         self.watchers: list[EventPair] = []
         self.journal: list[str] = []
+        self.takes_sources = True  # the kernel's own among them
         self.context: SuspendContext = None  # type: ignore[assignment]
         self.held: Held = None  # type: ignore[assignment]
         self.processes: ProcessHold = None  # type: ignore[assignment]
@@ -101,11 +103,7 @@ class World:
         self.processes = ProcessHold(client, int(pid), deadline_seconds=1.5)
         self.context = SuspendContext("test", job, self.processes, Lease(self.journal), self.sources, self.watchers)
         serving = asyncio.create_task(Server(Manager, ManagerServer(self), manager).serve())
-        while True:
-            with self.sources.lock() as sources:
-                if sources:
-                    break
-            await asyncio.sleep(0.01)
+        self.event("never")
         try:
             yield self
         finally:
@@ -174,6 +172,7 @@ async def test_all_that_are_signalled_are_the_reason(world: World) -> None:
 @runs
 async def test_without_a_source_there_is_nothing_to_wait_for(world: World) -> None:
     async with world.started(counting()):
+        world.takes_sources = False
         with world.sources.lock() as sources:
             sources.clear()
         response = await world.context.suspend_container(world.request())
@@ -261,13 +260,13 @@ async def test_a_message_through_a_proxy_wakes(world: World) -> None:
 async def test_users_suspend_and_resume(world: World) -> None:
     async with world.started(counting()):
         await world.wait_for_progress()
-        world.context.resume()  # not asleep: not kept for later
+        await world.context.resume()  # not asleep: not kept for later
         suspending = asyncio.create_task(world.context.suspend_until_woken())
         await world.until_asleep()
         before = world.held.words[0]
         await asyncio.sleep(0.1)
         assert world.held.words[0] == before
-        world.context.resume()
+        await world.context.resume()
         assert (await suspending).resume_reason == "resume"
         await world.wait_for_progress(1, [before])
 
@@ -285,7 +284,7 @@ async def test_suspends_take_turns(world: World) -> None:
         for done in range(3):
             await world.until_asleep()
             assert len(order) == done
-            world.context.resume()
+            await world.context.resume()
             await waiting[done]
         assert order == [0, 1, 2]
 
@@ -349,7 +348,7 @@ async def test_a_kernel_that_does_not_answer(world: World) -> None:
         await world.until_asleep()
         assert not world.processes.stopped_by_host
         before = world.held.words[:2].tolist()
-        world.context.resume()
+        await world.context.resume()
         await suspending
         await world.wait_for_progress(2, before)
 
@@ -366,7 +365,7 @@ async def test_a_kernel_that_answers_again_while_its_processes_are_stopped(world
         before = world.held.words[:2].tolist()
         await asyncio.sleep(2.5)  # its own patience with them ends
         assert world.held.words[:2].tolist() == before
-        world.context.resume()
+        await world.context.resume()
         await suspending
         await world.wait_for_progress(2, before)
 
