@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import POLYNIX
+from harness import PATH, POLYNIX
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 from polynix.runner.trace import LOG_VARIABLE, read_log
 
@@ -217,6 +218,22 @@ def test_text_goes_into_a_pipe() -> None:
     command = [*POLYNIX, "trace", "--format", "text", "-o", "/dev/stdout", "--", "/bin/cat", "/missing"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert re.search(r'^\d+\.\d{6} \[1 cat\] openat\(AT_FDCWD, "/missing", O_RDONLY\) = -1 ENOENT <0\.\d{6}>$', done.stdout, re.MULTILINE)
+
+
+def test_the_runner_of_the_traced_container_is_in_the_trace(tmp_path: Path) -> None:
+    """Its pager fills what the guest reads of an image: as many durations as blocks of 128 KiB were asked for, at least."""
+    tree, image = tmp_path / "tree", tmp_path / "image"
+    (tree / "bin").mkdir(parents=True)
+    shutil.copy("/usr/bin/busybox", tree / "bin/busybox")
+    (tree / "big").write_bytes(os.urandom(1 << 20))
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(image), "16M"], check=True, env={"PATH": PATH})
+    done = traced(tmp_path / "t", "--rootfs", str(image), "--", "/bin/busybox", "md5sum", "/big")
+    assert done.returncode == 0, done.stderr
+    trace = Decoded(tmp_path / "t")
+    paged = [each for each in trace.slices if each["name"] == "page_in"]
+    assert len(paged) >= 8
+    assert {each["category"] for each in paged} == {"starnix:pager"}
+    assert all(trace.tracks[each["track"]].startswith("runner: ") for each in paged)
 
 
 def test_what_the_runner_notes_comes_along(tmp_path: Path) -> None:
