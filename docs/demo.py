@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 
 
 def title(text: str) -> None:

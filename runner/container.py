@@ -22,7 +22,7 @@ from polynix.kernelproc.options import Bind, ContainerOptions
 from polynix.runner import parameters
 from polynix.runner.errors import ContainerError
 from polynix.runner.hooks import Scriptable
-from polynix.runner.private_runner import PrivateRunner
+from polynix.runner.private_runner import private_runner
 
 if TYPE_CHECKING:
     import socket
@@ -100,7 +100,7 @@ class Container(Scriptable):
         """Start the kernel process; :meth:`spawn` does it when needed."""
         with self._lock:
             if self.connection is None:
-                runner = PrivateRunner(in_process=self._in_process)
+                runner = private_runner(in_process=self._in_process)
                 from polynix.runner.connection import ContainerConnection  # while the runner starts
 
                 self.connection = ContainerConnection(self.options, runner)

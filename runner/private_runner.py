@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,6 +14,28 @@ from polynix.runner.errors import ContainerError
 from polynix.runner.host import UnsuitableHost, check_host
 
 STOP_SECONDS = 5.0  # how long a runner may take to end before it is killed
+
+
+_early: list[PrivateRunner] = []
+
+
+def start_early() -> None:
+    """Start the runner of a command line that will want one before it knows its arguments: both have a lot to import. Should it fail, the second try will say
+    why.
+    """
+    with contextlib.suppress(ContainerError):
+        _early.append(PrivateRunner(in_process=True))
+
+
+def end_unused() -> None:
+    """The command line did not want it after all."""
+    while _early:
+        _early.pop().close()
+
+
+def private_runner(*, in_process: bool) -> PrivateRunner:
+    """The one that was started early, or a new one. Errors: ContainerError."""
+    return _early.pop() if in_process and _early else PrivateRunner(in_process=in_process)
 
 
 class PrivateRunner:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 AS_NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
 _MARK = re.compile(r"^\[ (RUN|OK|SKIP|FAIL|DIED) \] (.+)$")

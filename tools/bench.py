@@ -27,7 +27,7 @@ from polynix.tools.bench_system import idle_cpu, memory_of_sleepers, wall_of_tru
 
 SOURCES = Path(__file__).parent / "bench"
 CONTAINER_ROWS = ("true", "idle", "sleepers", "suspend", "wake")
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli", "run", "--"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start", "run", "--"]
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,8 @@ Imports nothing heavy before it must.
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from typing import Any, NoReturn
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while we load ends us quietly; see run.py for later
+from typing import Any
 
 import click
 
@@ -373,27 +366,3 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return EXIT_ERROR
     return result if isinstance(result, int) else 0
-
-
-def _open_standard_descriptors() -> None:
-    """Those that the caller closed become /dev/null, before anything else takes their numbers."""
-    while True:
-        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        if fd > 2:
-            os.close(fd)
-            return
-
-
-def entry() -> NoReturn:
-    """The ``polynix`` command: leaves without tearing the interpreter down, which would cost a tenth of the start-up."""
-    gc.disable()
-    _open_standard_descriptors()
-    status = main()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(status)
-
-
-if __name__ == "__main__":
-    entry()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 
 
 def polynix(*arguments: str | os.PathLike[str], **options: object) -> subprocess.CompletedProcess[str]:

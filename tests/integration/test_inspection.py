@@ -15,7 +15,7 @@ import pytest
 
 import polynix
 
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 PYTHON = "/usr/bin/python3"
 
 # A process with a thread that computes, a child that reads a pipe for ever, and shared memory between the two.

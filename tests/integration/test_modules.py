@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def polynix(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "polynix.tools.cli", "run", *arguments], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "polynix.tools.start", "run", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def test_syscall_stats_counts() -> None:

@@ -17,7 +17,7 @@ from headless import open_report
 
 import polynix
 
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 PYTHON = "/usr/bin/python3"
 
 # Computes, sleeps, waits for its child, makes 1000 calls; and says itself how much of each.

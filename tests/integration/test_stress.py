@@ -21,7 +21,7 @@ from polynix.tools.stress.board import BUCKETS, SLOT, Board, bucket_ns, bucket_o
 from polynix.tools.stress.plan import KINDS
 from polynix.tools.stress.program import stressor
 
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 ALL = ",".join(KINDS[:-1])
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import pexpect
 import pytest
 
-POLYNIX = [sys.executable, "-m", "polynix.tools.cli"]
+POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 ENVIRONMENT = {**os.environ, "PS1": "prompt> ", "TERM": "dumb", "HISTFILE": "", "INPUTRC": "/dev/null"}
 Start = Callable[..., "pexpect.spawn[str]"]
 

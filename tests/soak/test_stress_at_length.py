@@ -15,6 +15,6 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 @pytest.mark.parametrize("faults", [[], ["--faults", "kill:1"]])
 def test_ten_containers_of_fifty_processes_for_a_minute(tmp_path: Path, faults: list[str]) -> None:
     target = tmp_path / "stress.json"
-    command = [sys.executable, "-m", "polynix.tools.cli", "stress", "-c", "10", "-p", "50", "-d", "60s", "--json", str(target), *faults]
+    command = [sys.executable, "-m", "polynix.tools.start", "stress", "-c", "10", "-p", "50", "-d", "60s", "--json", str(target), *faults]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert (result.returncode, json.loads(target.read_text())["findings"]) == (0, []), result.stdout + result.stderr

@@ -80,7 +80,7 @@ def run_traced(features: list[str], log: int, arguments: tuple[str, ...]) -> int
     numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
     handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}  # the terminal's go to the run as well
     try:
-        command = [sys.executable, "-m", "polynix.tools.cli", "run", *features, *arguments]
+        command = [sys.executable, "-m", "polynix.tools.start", "run", *features, *arguments]
         with subprocess.Popen(command, env=environment) as process:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _frame: process.send_signal(number))
