@@ -76,7 +76,7 @@ class Container(Scriptable):
             binds=[bind if isinstance(bind, Bind) else parameters.parse_bind(bind) for bind in binds],
             tmpfs=[parameters.check_tmpfs(text) for text in tmpfs],
             hostname=parameters.check_hostname(hostname),
-            features=list(features),
+            features=[parameters.resolve_feature(feature) for feature in features],
             strace=strace,
             strace_file=strace_file,
             strace_keep=strace_keep,
@@ -170,6 +170,11 @@ class Container(Scriptable):
         if "error" in answer:
             raise RuleError(answer["error"])
         return answer["result"]
+
+    @property
+    def running(self) -> bool:
+        """Whether the container has been started and not closed."""
+        return self.connection is not None
 
     def script_later(self, method: str, **fields: Any) -> None:
         """:meth:`script`, at the start if the container does not run yet."""

@@ -75,6 +75,11 @@ class Scriptable:
     def script(self, method: str, **parameters: Any) -> Any:
         raise NotImplementedError
 
+    @property
+    def running(self) -> bool:
+        """Whether the container runs."""
+        raise NotImplementedError
+
     def script_later(self, method: str, **parameters: Any) -> None:
         """Ask now if the container runs, else at its start."""
         raise NotImplementedError
@@ -86,8 +91,12 @@ class Scriptable:
         return Hook(self, self._hook_numbers, rule)  # type: ignore[arg-type]
 
     def remove_hook(self, hook: Hook) -> None:
-        """Take a hook out of force."""
-        self.script_later("remove_hook", hook=hook.number)
+        """Take a hook out of force; one that is gone with its container is none."""
+        unsent = [(method, fields) for method, fields in self._unsent if method != "add_hook" or fields["hook"] != hook.number]
+        if len(unsent) < len(self._unsent):
+            self._unsent = unsent
+        elif self.running:
+            self.script("remove_hook", hook=hook.number)
 
     def add(self, thing: Any) -> None:
         """Bring in a class or function that ``@device`` or ``@filesystem`` has marked; it is sent to the kernel process as it is now."""
@@ -118,7 +127,7 @@ class Scriptable:
 
         It may change the arguments and return None (the call goes on), return a number (the call's result, ``-errno`` for errors; it is not carried out), or
         raise an OSError. An ``async def`` can wait, and carry the call out by ``result = await call.proceed()``. The function is sent to the kernel as it is
-        now, and is trusted there.
+        now, and is trusted there. It must not block (an ``async def`` may await): the kernel has one thread.
         """
         return self.add_hook(hook_rule.call(calls, function, **conditions))
 

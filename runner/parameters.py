@@ -39,6 +39,12 @@ def parse_bind(text: str) -> Bind:
     return Bind(source, target, mode == "ro")
 
 
+def resolve_feature(text: str) -> str:
+    """``NAME[:ARGS]``; of ``FILE.py[:ARGS]`` the file's absolute path, since the kernel process has another working directory."""
+    path, suffix, arguments = text.partition(".py")
+    return os.path.abspath(path + suffix) + arguments if suffix and arguments[:1] in ("", ":") else text
+
+
 def check_tmpfs(text: str) -> str:
     """``PATH[:OPTIONS]``, mount(8)'s options of a tmpfs: ``/data:size=64K``."""
     path, _, options = text.partition(":")

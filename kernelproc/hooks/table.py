@@ -39,8 +39,10 @@ class HookTable:
         return hook
 
     def remove(self, number: int) -> None:
-        """Take a hook away; calls in progress end as they began. Errors: KeyError."""
-        hook = self.hooks.pop(number)
+        """Take a hook away, if it is there; calls in progress end as they began."""
+        hook = self.hooks.pop(number, None)
+        if hook is None:
+            return
         for call in hook.rule.numbers():
             hooks = self._by_call[call]
             hooks.remove(hook)

@@ -165,6 +165,23 @@ def test_a_predicate_chooses_by_what_the_call_carries(container: polynix.Contain
     assert "nonsense" in broken.errors[0]
 
 
+def test_hooks_before_the_start_and_after_the_end() -> None:
+    container = polynix.Container()
+    with container.fail("uname", "EIO"):
+        pass  # never in force
+    kept = container.fail("rmdir", "EIO")
+    with container:
+        assert "Input/output" not in output(container, "uname -n")
+        assert "Input/output" in output(container, "rmdir /usr")
+        kept.remove()
+        kept.remove()
+        assert "Input/output" not in output(container, "rmdir /usr")
+        last = container.fail("uname", "EIO")
+    last.remove()
+    with pytest.raises(polynix.ContainerError):
+        last.matched  # noqa: B018
+
+
 def test_rules_are_checked_where_they_are_made() -> None:
     with polynix.Container() as container:
         for make in (
