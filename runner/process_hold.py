@@ -84,7 +84,7 @@ class ProcessHold:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue  # it was dying
-            if pid not in _children(self.kernel_pid):  # another process of that number by now
+            if _status(pid)[1] != str(self.kernel_pid):  # another process of that number by now
                 os.close(descriptor)
                 continue
             with suppress(ProcessLookupError):
@@ -100,18 +100,18 @@ def _forget(waking: asyncio.Future[None]) -> None:
 
 
 def _children(pid: int) -> set[int]:
-    """Whichever of its threads made them."""
-    found: set[int] = set()
-    with suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with suppress(OSError):
-                found.update(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
-    return found
+    """Whichever of its threads made them; from all of /proc, since not every host lists a process's children."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit() and _status(int(name))[1] == str(pid)}
+
+
+def _status(pid: int) -> tuple[str, str]:
+    """State letter and parent of a process, as proc(5) has them; ("X", "") when it is gone."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+    except (OSError, ValueError, IndexError):
+        return "X", ""
+    return state, parent
 
 
 def _is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state not in "TtZX"
+    return _status(pid)[0] not in "TtZX"
