@@ -22,8 +22,10 @@ def run(*arguments: str, show: str = "") -> int:
 
 
 def kernel_of(pid: int) -> int:
-    """The kernel process that a ``polynix run`` started: its child."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    """The kernel process that a ``polynix run`` started: below its runner and that one's launcher."""
+    for _ in range(3):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return pid
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ from polynix.ipc.protocols.power import Power
 from polynix.ipc.protocols.programs import Data, Programs
 from polynix.ipc.protocols.scripting import Scripting, ScriptingText
 from polynix.ipc.server import RequestDecoder, ServerEnd
-from polynix.kernelproc.connections import ContainerConnections, connect_vsock
+from polynix.kernelproc.connections import ContainerConnections
 from polynix.kernelproc.controller import ContainerController
 from polynix.kernelproc.fidl_loop import EngineServer
 from polynix.kernelproc.incoming_directory import IncomingDirectory
@@ -165,7 +165,6 @@ class Container(ComponentController):
         engine = kernel.engine
         self.outgoing = kernel.expando.get(OutgoingDirectory)
         self.controller = ContainerController(kernel)
-        self.controller.connect_vsock = partial(connect_vsock, kernel)
         self.add(Controller, self.controller.serve)
         self.add(Connections, ContainerConnections(kernel).serve)
         self.add(Power, partial(serve_power, kernel.power))

@@ -7,7 +7,6 @@ anything.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from polynix.addrspace._usercopy import MemoryObject
@@ -29,6 +28,7 @@ from polynix.ipc.protocols.controller import (
     SpawnConsoleError,
     VmoReference,
 )
+from polynix.kernelproc.connections import connect_vsock
 from polynix.kernelproc.console_session import run_on_console
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fidl_loop import EngineServer
@@ -36,7 +36,6 @@ from polynix.kernelproc.programs import take_descriptor
 from polynix.kernelproc.signals.send import send_to_group
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.syscall_log import SyscallLog
-from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.signal import SI_USER
 
 if TYPE_CHECKING:
@@ -49,15 +48,12 @@ MAX_SIGNAL = 64
 
 
 class ContainerController(Controller):
-    """One container's Controller; serves any number of clients. ``connect_vsock(port, descriptor)``, when a part of the kernel sets it, bridges a connected
-    stream socket of the host, which it takes over, to what listens on a port inside.
-    """
+    """One container's Controller; serves any number of clients."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.job = Job.create()
         self.syscall_log = SyscallLog(kernel)
-        self.connect_vsock: Callable[[int, int], None] | None = None
 
     def serve(self, channel: Channel) -> None:
         """Serve one more client."""
@@ -121,12 +117,8 @@ class ContainerController(Controller):
         if request.port is None or not isinstance(request.bridge_socket, HostFile):
             log.warning("VsockConnect without a port or a socket")
             return
-        if self.connect_vsock is None:
-            track_stub("VsockConnect")
-            request.bridge_socket.close()
-            return
         with request.bridge_socket as bridge:
-            self.connect_vsock(request.port, take_descriptor(bridge))
+            connect_vsock(self.kernel, request.port, take_descriptor(bridge))
 
 
 def _memory_of(file: FileObject) -> MemoryObject | None:

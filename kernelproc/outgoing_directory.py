@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from polynix.ipc.fidl import encode_epitaph
 from polynix.ipc.objects import Channel, Status, ZxStatus
-from polynix.ipc.protocols.component import Directory, DirectoryOpenRequest
+from polynix.ipc.protocols.component import DIRECTORY, Directory, DirectoryOpenRequest
 from polynix.kernelproc.engine import Engine
 from polynix.kernelproc.fidl_loop import EngineServer
 
@@ -18,7 +18,7 @@ class OutgoingDirectory(Directory):
     """The names and who serves them."""
 
     def __init__(self) -> None:
-        self.services: dict[str, Callable[[Channel], object]] = {}
+        self.services: dict[str, Callable[[Channel], object]] = {DIRECTORY: self.serve}
 
     def add(self, name: str, serve: Callable[[Channel], object]) -> None:
         """Have ``serve`` called with the server's end of a channel for each client that opens ``name``."""

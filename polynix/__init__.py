@@ -4,7 +4,7 @@
 >>> polynix.run(["echo", "hello"], capture_output=True, text=True).stdout
 'hello\\n'
 
-``Container`` runs several programs on one kernel. See :mod:`polynix.runner.container`.
+``Container`` runs several programs on one kernel; see :mod:`polynix.runner.container`. ``Runner`` keeps containers; see :mod:`polynix.runner.client`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polynix.runner.client import Runner as Runner
     from polynix.runner.container import DEVNULL as DEVNULL
     from polynix.runner.container import PIPE as PIPE
     from polynix.runner.container import STDOUT as STDOUT
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     from polynix.runner.errors import ContainerError as ContainerError
 
 __version__ = "0.1.0"
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "ContainerError", "Process", "run"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "ContainerError", "Process", "Runner", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # Lazily: the command line imports this package before it knows what it will need.
     if name in __all__:
-        from polynix.runner import container, errors
+        import importlib
 
-        return getattr(errors if name == "ContainerError" else container, name)
+        places = {"ContainerError": "errors", "Runner": "client"}
+        return getattr(importlib.import_module(f"polynix.runner.{places.get(name, 'container')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

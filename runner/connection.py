@@ -55,25 +55,37 @@ _EVENTS = {"OnExited": "exited", "OnSuspend": "suspend", "OnInputWanted": "input
 class ContainerConnection:
     """One container: its component controller, and the protocols that it offers."""
 
-    def __init__(self, options: ContainerOptions, runner: PrivateRunner) -> None:
-        """Have ``runner``, which is the connection's from now on, start a container. Errors: ContainerError."""
+    def __init__(self, session: Session, outgoing: Channel, controller: Channel | None = None, runner: PrivateRunner | None = None) -> None:
+        """A container that offers ``outgoing``; with a ``controller`` it is ours, and ends with the connection, as ``runner`` does. ``session``, which has
+        no thread, is the connection's from now on. Errors: ContainerError.
+        """
+        self.session = session
         self.runner = runner
-        try:
-            self.session = Session(runner.session_socket(), threaded=False)
-        except ZxStatus as error:
-            runner.close()
-            raise ContainerError(f"cannot reach the runner: {error}") from error
         self.stop_info: ComponentStopInfo | None = None
         self.signals_noted = 0
         self._clients: list[PolledClient] = []
         self._running: dict[int, tuple[PolledClient, Callable[[str, int], None]]] = {}
         self._requests = 0
         self._kernel_pid = 0
-        controller, controller_end = Channel.create()
-        outgoing, outgoing_end = Channel.create()
-        self._controller = PolledClient(ComponentController, controller, self._stopped)
+        self._controller = PolledClient(ComponentController, controller, self._stopped) if controller is not None else None
         self._outgoing = PolledClient(Directory, outgoing)
         self._scripting: PolledClient | None = None
+        try:
+            self._programs = self._open(self._outgoing, Programs)
+        except (FidlError, ZxStatus) as error:
+            self.close()
+            raise ContainerError(f"cannot start the container: {error}") from error
+
+    @classmethod
+    def start(cls, options: ContainerOptions, runner: PrivateRunner) -> ContainerConnection:
+        """Have ``runner``, which is the connection's from now on, start a container. Errors: ContainerError."""
+        try:
+            session = Session(runner.session_socket(), threaded=False)
+        except ZxStatus as error:
+            runner.close()
+            raise ContainerError(f"cannot reach the runner: {error}") from error
+        controller, controller_end = Channel.create()
+        outgoing, outgoing_end = Channel.create()
         info = ComponentStartInfo(
             resolved_url="polynix:container",
             program=Dictionary.of({"options": options.to_json()}),
@@ -81,13 +93,14 @@ class ContainerConnection:
             numbered_handles=[HandleInfo(HostFile.create(2), descriptor_id(2))] if _is_open(2) else [],
             component_instance=Event.create(),
         )
+        connection = cls(session, outgoing, controller, runner)
         try:
-            self._component_runner = self._open(PolledClient(Directory, self.session.root), ComponentRunner)
-            self._component_runner.send(ComponentRunner.start, ComponentRunnerStartRequest(info, controller_end))
-            self._programs = self._open(self._outgoing, Programs)
+            component_runner = connection._open(PolledClient(Directory, session.root), ComponentRunner)
+            component_runner.send(ComponentRunner.start, ComponentRunnerStartRequest(info, controller_end))
         except (FidlError, ZxStatus) as error:
-            runner.close()
+            connection.close()
             raise ContainerError(f"cannot start the container: {error}") from error
+        return connection
 
     def _open(self, directory: PolledClient, protocol: type[FidlProtocol]) -> PolledClient:
         ours, theirs = Channel.create()
@@ -220,7 +233,7 @@ class ContainerConnection:
     def fail(self, error: Exception) -> NoReturn:
         """A request could not be made, or was not answered. Errors: ContainerError, always."""
         deadline = time.monotonic() + LAST_WORDS_SECONDS
-        while self.stop_info is None and not self.session.ended and time.monotonic() < deadline:
+        while self._controller is not None and self.stop_info is None and not self.session.ended and time.monotonic() < deadline:
             self.poll(0.05)  # what the runner says about it is on its way
         self.check()
         raise ContainerError(str(error)) from error
@@ -251,7 +264,7 @@ class ContainerConnection:
             heard |= client.pump()
             if client.error is not None:
                 del self._running[number]
-        if self.stop_info is None and self._controller.error is None:
+        if self._controller is not None and self.stop_info is None and self._controller.error is None:
             heard |= self._controller.pump()
             if self.stop_info is not None:
                 heard |= self._pump()  # what came before the end
@@ -267,8 +280,14 @@ class ContainerConnection:
                 raise ContainerError(self.stop_info.message or "the container was stopped")
         elif self.session.ended:
             raise ContainerError("the runner process died")
-        elif self._controller.error is not None:
+        elif self._has_been_left():
             raise ContainerError("the container has ended")
+
+    def _has_been_left(self) -> bool:
+        """Whether nobody will say any more how the container ended."""
+        if self._controller is not None:
+            return self._controller.error is not None
+        return self._programs.error is not None and not self._running
 
     @property
     def has_ended(self) -> bool:
@@ -278,10 +297,12 @@ class ContainerConnection:
     def close(self) -> None:
         """Stop the container: every program in it is killed. Safe to call again."""
         for client in (self._controller, self._outgoing, *self._clients, *[client for client, _ in self._running.values()]):
-            client.close()
+            if client is not None:
+                client.close()
         self._running.clear()
         self.session.close()
-        self.runner.close()
+        if self.runner is not None:
+            self.runner.close()
 
 
 def _is_open(fd: int) -> bool:

@@ -96,6 +96,13 @@ class Container(Scriptable):
         self.connection: ContainerConnection | None = None
         super().__init__(hooks)
 
+    @classmethod
+    def attached(cls, connection: ContainerConnection, **parameters: Any) -> Container:
+        """A container that somebody else has started, and that goes on when this one is closed; see ``Runner.attach``."""
+        container = cls(**parameters)
+        container.connection = connection
+        return container
+
     def start(self) -> Container:
         """Start the kernel process; :meth:`spawn` does it when needed."""
         with self._lock:
@@ -103,7 +110,7 @@ class Container(Scriptable):
                 runner = private_runner(in_process=self._in_process)
                 from polynix.runner.connection import ContainerConnection  # while the runner starts
 
-                self.connection = ContainerConnection(self.options, runner)
+                self.connection = ContainerConnection.start(self.options, runner)
                 unsent, self._unsent = self._unsent, []
                 for method, fields in unsent:
                     self.script(method, **fields)
@@ -324,7 +331,7 @@ class Process:
             directory = cwd if cwd is not None else container.workdir
             container.request_spawn(
                 self,
-                argv=[_encode(argument) for argument in self.args],
+                argv=[encode_argument(argument) for argument in self.args],
                 env=[os.fsencode(variable) for variable in parameters.environment_list(container.environment if env is None else env)],
                 descriptors=descriptors,
                 directory=os.fsencode(directory) if directory is not None else _current_directory(),
@@ -519,7 +526,8 @@ def _current_directory() -> bytes:
         return b"/"  # it was removed
 
 
-def _encode(argument: Argument) -> bytes:
+def encode_argument(argument: Argument) -> bytes:
+    """As execve takes it. Errors: ValueError."""
     text = os.fsencode(argument)
     if b"\0" in text:
         raise ValueError("embedded null byte")

@@ -8,9 +8,11 @@ to nobody: the next start sweeps those.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 
@@ -18,6 +20,7 @@ from polynix.kernelproc.region_layout import NAME_PREFIX
 
 SHM_DIRECTORY = "/dev/shm"
 PREFIX = "polynix-run-"
+_LOCK_SECONDS = 2.0
 _GRACE_SECONDS = 10.0  # between its creation and the lock a name looks abandoned; for names of processes that seem to live
 
 
@@ -55,6 +58,59 @@ class RunDirectory:
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
+
+
+def service_path() -> str:
+    """Where a user's runner serves: $XDG_RUNTIME_DIR/polynix, else a directory of his own in the temporary directory."""
+    parent = parent_directory()
+    return os.path.join(parent, "polynix") if parent == os.environ.get("XDG_RUNTIME_DIR") else os.path.join(parent, f"polynix-{os.getuid()}")
+
+
+class RunnerRuns(Exception):
+    """A runner serves the directory already."""
+
+
+class ServiceDirectory:
+    """The directory of a runner that is a service, locked while it or its launcher lives. What a dead runner left in it is swept."""
+
+    def __init__(self, path: str) -> None:
+        """Errors: OSError, PermissionError for a directory that others may enter, RunnerRuns."""
+        self.path = os.path.abspath(path)
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        status = os.lstat(self.path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise PermissionError(errno.EPERM, "it must be a directory of our own, with mode 0700", self.path)
+        self.lock_fd = self._lock(time.monotonic() + _LOCK_SECONDS)
+        for entry in os.scandir(self.path):
+            if entry.name != "lock":
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+        sweep_regions()
+
+    def _lock(self, deadline: float) -> int:
+        path = os.path.join(self.path, "lock")
+        while True:
+            fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            except BlockingIOError:
+                if time.monotonic() >= deadline:  # the launcher of one that was killed takes a moment
+                    os.close(fd)
+                    raise RunnerRuns(f"a runner serves {self.path} already") from None
+                time.sleep(0.05)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def remove(self) -> None:
+        """Delete it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock_fd)
 
 
 def sweep(parent: str) -> int:

@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from polynix.ipc.async_server import Server
 from polynix.ipc.objects import Channel, ZxStatus
 from polynix.ipc.protocols.component import ComponentNamespaceEntry, ComponentRunner, ComponentRunnerStartRequest, ComponentStartInfo
-from polynix.ipc.protocols.connections import TcpProxies
-from polynix.ipc.protocols.manager import Manager
+from polynix.ipc.protocols.containers import Containers
 from polynix.runner.broker import Broker
-from polynix.runner.container_power import ContainerPower
+from polynix.runner.container_instance import ContainerInstance
+from polynix.runner.containers import ContainerRegistry
 from polynix.runner.kernels import Kernels, StarnixKernel
 from polynix.runner.launcher import Launcher
-from polynix.runner.manager import ContainerManager, ManagerThreads
+from polynix.runner.manager import ManagerThreads
 from polynix.runner.member import Peer
 from polynix.runner.realm import Realm
 from polynix.runner.service_directory import ServiceDirectory
-from polynix.runner.tcp_proxy import ContainerProxies
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ STOP_SECONDS = 2.0  # how long containers may take to end before they are killed
 SERVICES = "/svc"
 
 
-class Runner(ComponentRunner):
+class RunnerService(ComponentRunner):
     """One realm: its broker, its kernels, and who asks for them."""
 
     def __init__(self, directory: str, launcher: Launcher) -> None:
@@ -43,7 +43,13 @@ class Runner(ComponentRunner):
         self.realm = Realm(self.broker, launcher)
         self.kernels = Kernels(self.realm)
         self.threads = ManagerThreads()
-        self.services = ServiceDirectory({ComponentRunner.__fidl_protocol__.name: self._serve_component_runner})
+        self.containers = ContainerRegistry(self, directory)
+        self.services = ServiceDirectory(
+            {
+                ComponentRunner.__fidl_protocol__.name: self._serve_component_runner,
+                Containers.__fidl_protocol__.name: self.containers.serve,
+            }
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._containers: set[asyncio.Task[None]] = set()
 
@@ -55,7 +61,7 @@ class Runner(ComponentRunner):
 
     def serve_client(self, root: Channel) -> None:
         """Serve the directory of what the runner offers."""
-        self._keep(self.services.serve(root))
+        self.keep(self.services.serve(root))
 
     async def _serve_component_runner(self, channel: Channel) -> None:
         await Server(ComponentRunner, self, channel).serve()
@@ -67,29 +73,40 @@ class Runner(ComponentRunner):
                 entry.directory.close()
         self.start_container(info, request.controller)
 
-    def start_container(self, info: ComponentStartInfo, controller: Channel, started: asyncio.Future[StarnixKernel] | None = None) -> None:
-        """Have a container run. ``started`` gets its kernel, or a StartError."""
-        task = self._keep(self._run_container(info, controller, started))
+    def start_container(self, info: ComponentStartInfo, controller: Channel, started: asyncio.Future[ContainerInstance] | None = None) -> None:
+        """Have a container run. ``started`` gets it, or a StartError."""
+        task = self.keep(self._run_container(info, controller, started))
         self._containers.add(task)
         task.add_done_callback(self._containers.discard)
 
-    async def _run_container(self, info: ComponentStartInfo, controller: Channel, started: asyncio.Future[StarnixKernel] | None) -> None:
+    async def _run_container(self, info: ComponentStartInfo, controller: Channel, started: asyncio.Future[ContainerInstance] | None) -> None:
         """One container from its start to its end."""
-        manager = ContainerManager(self.threads)
-        proxies = ContainerProxies(manager.start_proxy)
-        services = ServiceDirectory({Manager.__fidl_protocol__.name: manager.serve, TcpProxies.__fidl_protocol__.name: proxies.serve})
-        ours, theirs = Channel.create()
-        self._keep(services.serve(ours))
-        info.ns = [ComponentNamespaceEntry(path=SERVICES, directory=theirs)]
-        started = started or self.loop.create_future()
-        started.add_done_callback(partial(_give_power, manager))
-        try:
-            await self.kernels.run(info, controller, started)
-        finally:
-            await proxies.close()
-            manager.close()
+        instance = ContainerInstance(self.threads)
+        kernel_started: asyncio.Future[StarnixKernel] = self.loop.create_future()
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        def note(future: asyncio.Future[StarnixKernel]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                instance.started(future.result())
+            if started is not None and not started.done():
+                if error is None:
+                    started.set_result(instance)
+                else:
+                    started.set_exception(error)
+
+        kernel_started.add_done_callback(note)
+        ours, theirs = Channel.create()
+        self.keep(instance.services.serve(ours))
+        info.ns = [ComponentNamespaceEntry(path=SERVICES, directory=theirs)]
+        try:
+            await self.kernels.run(info, controller, kernel_started)
+        finally:
+            await instance.close()
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside; its failure is logged."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -108,6 +125,7 @@ class Runner(ComponentRunner):
             await self.kernels.stop_all()
         if self._containers:
             await asyncio.wait(self._containers, timeout=STOP_SECONDS)
+        self.containers.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -140,12 +158,37 @@ class Runner(ComponentRunner):
             with suppress(ZxStatus):
                 await runner.close()
 
+    # -- a service ---------------------------------------------------------------------------------------------------------------
 
-def _give_power(manager: ContainerManager, started: asyncio.Future[StarnixKernel]) -> None:
-    """A container has started, or not."""
-    if not started.cancelled() and started.exception() is None:
-        kernel = started.result()
-        kernel.power = manager.power = ContainerPower(kernel, manager.wake_sources, manager.wake_watchers)
+    @classmethod
+    def serve_users(cls, directory: str, launcher: Launcher, log_level: str) -> None:
+        """Serve whoever finds the directory, until SIGTERM or SIGINT, or until the launcher is gone. Errors: ZxStatus, OSError."""
+        logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="polynix: %(levelname)s: %(name)s: %(message)s")
+        asyncio.run(cls._serve_users(directory, launcher))
+
+    @classmethod
+    async def _serve_users(cls, directory: str, launcher: Launcher) -> None:
+        runner = cls(directory, launcher)
+        stop: asyncio.Future[None] = runner.loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            runner.loop.add_signal_handler(number, _finish, stop)
+        try:
+            notify_manager("READY=1")
+            log.info("serving %s", directory)
+            await asyncio.wait([stop, runner.realm.launcher_gone], return_when=asyncio.FIRST_COMPLETED)
+            notify_manager("STOPPING=1")
+            if not stop.done():
+                log.error("the launcher died: so do the containers, and the runner")
+        finally:
+            await runner.close()
+
+
+def notify_manager(state: str) -> None:
+    """sd_notify(3), where a service manager asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+            notifier.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from polynix.ipc.descriptor_socket import receive_packet
 from polynix.kernelproc.host_check import UnfitHostError, check_host
 from polynix.runner.launcher import Launcher, reset_signals, use_null_streams
-from polynix.runner.run_directory import RunDirectory, parent_directory
+from polynix.runner.run_directory import RunDirectory, RunnerRuns, ServiceDirectory, parent_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,9 +79,9 @@ def run_private(lifeline: socket.socket) -> int:
             raise RunnerStartError(f"cannot make a run directory: {error.filename or parent_directory()}: {error.strerror}") from error
         launcher = Launcher(directory.path, (lifeline,))
         try:
-            from polynix.runner.runner import Runner  # after the fork: it makes zmq's context
+            from polynix.runner.runner import RunnerService  # after the fork: it makes zmq's context
 
-            Runner.serve_private(directory.path, launcher, lifeline)
+            RunnerService.serve_private(directory.path, launcher, lifeline)
         finally:
             launcher.close()
         return 0
@@ -99,6 +99,28 @@ def run_private(lifeline: socket.socket) -> int:
     finally:
         if directory is not None:
             directory.remove()
+
+
+def run_service(path: str, log_level: str) -> int:
+    """``polynix runner``: serve ``path`` until SIGTERM or SIGINT; returns the exit status. Errors: RunnerStartError."""
+    try:
+        check_host()
+        directory = ServiceDirectory(path)
+    except (RunnerRuns, UnfitHostError) as error:
+        raise RunnerStartError(str(error)) from None
+    except OSError as error:
+        raise RunnerStartError(f"cannot serve {error.filename or path}: {error.strerror}") from None
+    try:
+        launcher = Launcher(directory.path)
+        try:
+            from polynix.runner.runner import RunnerService  # after the fork: it makes zmq's context
+
+            RunnerService.serve_users(directory.path, launcher, log_level)
+        finally:
+            launcher.close()
+    finally:
+        directory.remove()
+    return 0
 
 
 def main() -> int:

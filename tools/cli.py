@@ -6,10 +6,11 @@ Imports nothing heavy before it must.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+from polynix.tools import container_commands
 
 from polynix import __version__
 
@@ -59,6 +60,53 @@ def cli() -> None:
     """A Linux kernel in Python that runs unmodified Linux programs."""
 
 
+CONTAINER_OPTIONS = (
+    click.option(
+        "--rootfs",
+        metavar="DIR|IMAGE",
+        default="/",
+        show_default=True,
+        help="Root directory, or image of an ext2-4 or squashfs file system: the read-only lower layer of an overlay in memory.",
+    ),
+    click.option(
+        "--bind",
+        "binds",
+        metavar="SRC:DST[:ro]",
+        multiple=True,
+        help="Show a host file or directory inside; writes reach the host. Repeatable.",
+    ),
+    click.option("--tmpfs", metavar="PATH[:OPTIONS]", multiple=True, help="Mount an empty file system in memory: /data:size=64K. Repeatable."),
+    click.option("--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside."),
+    click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable."),
+    click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable."),
+    click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside."),
+    click.option("--hostname", metavar="NAME", default="", help="Host name inside; by default the host's."),
+    click.option(
+        "--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module, or the modules of a Python file (./FILE.py). Repeatable."
+    ),
+    click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's."),
+    click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads."),
+    click.option(
+        "--suspend-after", metavar="SECONDS", type=click.FloatRange(min=0.01), default=None, help="Suspend the container when it has been idle for so long."
+    ),
+    click.option(
+        "--strace",
+        metavar="[=FILTER]",
+        default=None,
+        help="Show decoded system calls; FILTER is strace's: names, %classes, !negation, /regex.",
+    ),
+    click.option("--strace-file", metavar="FILE", default=None, help="Write them to FILE instead of standard error."),
+    click.option("--log-level", metavar="LEVEL", default="warning", show_default=True, help="debug, info, warning, error."),
+)
+
+
+def container_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that shape a container, as ``run`` and ``start`` take them."""
+    for option in reversed(CONTAINER_OPTIONS):
+        command = option(command)
+    return command
+
+
 @cli.command(
     "run",
     cls=RunCommand,
@@ -66,46 +114,11 @@ def cli() -> None:
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     short_help="Run a program in a fresh container.",
 )
-@click.option(
-    "--rootfs",
-    metavar="DIR|IMAGE",
-    default="/",
-    show_default=True,
-    help="Root directory, or image of an ext2-4 or squashfs file system: the read-only lower layer of an overlay in memory.",
-)
-@click.option(
-    "--bind",
-    "binds",
-    metavar="SRC:DST[:ro]",
-    multiple=True,
-    help="Show a host file or directory inside; writes reach the host. Repeatable.",
-)
-@click.option("--tmpfs", metavar="PATH[:OPTIONS]", multiple=True, help="Mount an empty file system in memory: /data:size=64K. Repeatable.")
-@click.option("--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside.")
-@click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable.")
-@click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable.")
-@click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside.")
-@click.option("--hostname", metavar="NAME", default="", help="Host name inside; by default the host's.")
-@click.option(
-    "--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module, or the modules of a Python file (./FILE.py). Repeatable."
-)
+@container_options
 @click.option("--fail", "failing", metavar="RULE", multiple=True, help="Let system calls fail (see below). Repeatable.")
 @click.option("--delay", "delayed", metavar="RULE", multiple=True, help="Let system calls begin later. Repeatable.")
 @click.option("--shorten", "shortened", metavar="RULE", multiple=True, help="Let system calls transfer fewer bytes. Repeatable.")
 @click.option("--kill", "killed", metavar="RULE", multiple=True, help="Kill the caller of system calls. Repeatable.")
-@click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's.")
-@click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads.")
-@click.option(
-    "--suspend-after", metavar="SECONDS", type=click.FloatRange(min=0.01), default=None, help="Suspend the container when it has been idle for so long."
-)
-@click.option(
-    "--strace",
-    metavar="[=FILTER]",
-    default=None,
-    help="Show decoded system calls; FILTER is strace's: names, %classes, !negation, /regex.",
-)
-@click.option("--strace-file", metavar="FILE", default=None, help="Write them to FILE instead of standard error.")
-@click.option("--log-level", metavar="LEVEL", default="warning", show_default=True, help="debug, info, warning, error.")
 @click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
 def run_command(**options: Any) -> int:
     """Run PROGRAM in a fresh container, with the caller's standard input, output and error."""
@@ -181,7 +194,25 @@ def _one_line_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from None
 
 
-_inspector("ps", "show_tasks", "List the tasks.", of_process=True)
+@cli.command("ps", short_help="List containers, or the tasks of one.")
+@click.argument("container", metavar="[CONTAINER]", required=False)
+@click.option("--all", "-a", "all_", is_flag=True, help="Containers that have ended, too.")
+@click.option("--quiet", "-q", is_flag=True, help="Only the ids.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--pid", metavar="PID", type=int, default=None, help="Only this process of the container.")
+@container_commands.RUNNER_OPTION
+def ps_command(container: str | None, all_: bool, quiet: bool, as_json: bool, pid: int | None, directory: str | None) -> int:
+    """List the runner's containers, and the kernels of each `polynix run`; or the tasks of CONTAINER, a name, an id, or the process id of a kernel."""
+    from polynix.tools import containers, inspect_kernels
+
+    if container is None:
+        with container_commands.one_line_errors():
+            return containers.list_containers(directory, all=all_, as_json=as_json, quiet=quiet)
+    with _one_line_errors():
+        inspect_kernels.show_tasks(container, as_json, pid)
+    return 0
+
+
 _inspector("tree", "show_tree", "Show the processes as a tree, and what blocked ones wait for.", of_process=True)
 _inspector("maps", "show_maps", "List the mappings of processes.", of_process=True)
 _inspector("fds", "show_descriptors", "List the open descriptors of processes.", of_process=True)
@@ -347,6 +378,9 @@ def stress_command(
 
     with _one_line_container_errors(command[0] if command else "stress"):
         return stress(plan, StressOutput(report, json_path, cluster, quiet))
+
+
+container_commands.register(cli, container_options, RunCommand)
 
 
 def main(arguments: list[str] | None = None) -> int:

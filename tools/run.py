@@ -23,28 +23,21 @@ FATAL_SIGNALS = (*GROUP_SIGNALS, signal.SIGTERM)
 IMPATIENCE = 3  # so many SIGINT or SIGTERM while the kernel does not answer end the container
 
 
-def run_program(
+def container_of(
     *,
-    command: tuple[str, ...],
     environment: tuple[str, ...],
     environment_files: tuple[str, ...],
     memory: str,
     pids: int | None,
     suspend_after: float | None,
-    failing: tuple[str, ...],
-    delayed: tuple[str, ...],
-    shortened: tuple[str, ...],
-    killed: tuple[str, ...],
     **options: Any,
-) -> int:
-    """Returns the exit status for the shell. Errors: ParameterError."""
+) -> Container:
+    """The container that the command line's options shape; it is not started. Errors: ParameterError."""
     variables = dict(os.environ)
     for path in environment_files:
         variables.update(parameters.read_environment_file(path))
     variables.update(parameters.parse_environment(text) for text in environment)
-    given = (("fail", failing), ("delay", delayed), ("shorten", shortened), ("kill", killed))
-    container = Container(
-        hooks=[parameters.parse_hook(action, text) for action, texts in given for text in texts],
+    return Container(
         env=variables,
         memory=parameters.parse_size(memory) if memory else 0,
         pids=pids or 0,
@@ -53,16 +46,34 @@ def run_program(
         _in_process=True,
         **options,
     )
-    return _Run(container, command).run()
 
 
-class _Run:
-    """The life of one ``polynix run``."""
+def run_program(
+    *, command: tuple[str, ...], failing: tuple[str, ...], delayed: tuple[str, ...], shortened: tuple[str, ...], killed: tuple[str, ...], **options: Any
+) -> int:
+    """Returns the exit status for the shell. Errors: ParameterError."""
+    given = (("fail", failing), ("delay", delayed), ("shorten", shortened), ("kill", killed))
+    hooks = [parameters.parse_hook(action, text) for action, texts in given for text in texts]
+    return Foreground(container_of(hooks=hooks, **options), command, HostTerminal.of_caller()).run()
 
-    def __init__(self, container: Container, command: tuple[str, ...]) -> None:
+
+def describe_start_failure(error: OSError, command: tuple[str, ...]) -> int:
+    """Say why a program could not be started; returns the exit status."""
+    number = error.errno or 0
+    if error.filename is not None and os.fsencode(error.filename) != os.fsencode(command[0]):
+        return _fail(f"{error.filename}: {os.strerror(number)}")
+    _fail(f"{command[0]}: {os.strerror(number) if number else error}")
+    return EXIT_NOT_FOUND if number == ENOENT else EXIT_NOT_EXECUTABLE
+
+
+class Foreground:
+    """The life of one ``polynix run`` or ``polynix exec``: a program in the caller's foreground."""
+
+    def __init__(self, container: Container, command: tuple[str, ...], terminal: HostTerminal, stdin: int | None = None) -> None:
         self.container = container
         self.command = command
-        self.terminal = HostTerminal.of_caller()
+        self.terminal = terminal
+        self.stdin = stdin
         self.process: Process | None = None
         self._stop_signal = signal.SIGTSTP
         self._asked = False  # for the terminal's input
@@ -85,11 +96,7 @@ class _Run:
             return _fail(str(error))
         except OSError as error:
             self.terminal.restore()
-            number = error.errno or 0
-            if error.filename is not None and os.fsencode(error.filename) != os.fsencode(self.command[0]):
-                return _fail(f"{error.filename}: {os.strerror(number)}")
-            _fail(f"{self.command[0]}: {os.strerror(number) if number else error}")
-            return EXIT_NOT_FOUND if number == ENOENT else EXIT_NOT_EXECUTABLE
+            return describe_start_failure(error, self.command)
         finally:
             self._starting = False
             self.terminal.restore()
@@ -98,7 +105,10 @@ class _Run:
     def _run_program(self) -> int:
         attached = self.terminal.attach()
         self.container.on_event = {"suspend": self._suspend, "input_wanted": self._input_wanted}
-        process = self.process = Process(self.container, self.command, terminal=self.terminal.fd >= 0, attached=attached, window=self.terminal.window())
+        window = self.terminal.window()
+        process = self.process = Process(
+            self.container, self.command, stdin=self.stdin, terminal=self.terminal.fd >= 0, attached=attached, window=window
+        )
         self._starting = False
         self._release_streams()
         while process.returncode is None:

@@ -10,10 +10,20 @@ class NoKernel(Exception):
 
 
 def kernel_pid(name: str) -> int:
-    """The kernel process that ``name`` means: its process id. Errors: NoKernel."""
-    if not name.isdigit():
-        raise NoKernel(f"no polynix kernel {name!r}: give the process id that `polynix ps` shows")
-    return int(name)
+    """The kernel process that ``name`` means: its process id, or a container of the user's runner. Errors: NoKernel."""
+    if name.isdigit():
+        return int(name)
+    from polynix.runner.client import Runner
+    from polynix.runner.errors import ContainerError
+
+    try:
+        with Runner() as runner:
+            kernel = runner.inspect(name)["kernel"]
+    except ContainerError as error:
+        raise NoKernel(str(error)) from None
+    if kernel is None:
+        raise NoKernel(f"container {name} is not running")
+    return int(kernel["pid"])
 
 
 def selected_kernels(name: str | None) -> list[tuple[int, RegionView]]:

@@ -17,6 +17,7 @@ from polynix.ipc.objects import Channel, Event, Handle
 MAX_NAME = 255
 PA_FD = 0x30  # zircon/processargs.h: a descriptor
 
+DIRECTORY = "."  # a directory itself, opened once more
 RUNNER_PROTOCOL = "fuchsia.component.runner.ComponentRunner"
 CONTAINER_RUNNER_PROTOCOL = "fuchsia.starnix.container.Runner"  # what a kernel calls its ComponentRunner
 

@@ -1,0 +1,216 @@
+"""Runner: a client of a runner that runs as a service, for programs and for the command line.
+
+    runner = polynix.Runner()
+    runner.start(["redis-server"], name="cache", suspend_after=60.0)
+    with runner.attach("cache") as container:
+        container.run(["redis-cli", "ping"])
+    runner.stop("cache")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from polynix.ipc.bindings import MethodError
+from polynix.ipc.client import BlockingClient, PolledClient
+from polynix.ipc.fidl import FidlError
+from polynix.ipc.objects import Channel, ZxStatus
+from polynix.ipc.protocols.component import Directory, DirectoryOpenRequest
+from polynix.ipc.protocols.containers import (
+    ContainerName,
+    Containers,
+    ContainersError,
+    ContainersKillRequest,
+    ContainersListRequest,
+    ContainersOpenRequest,
+    ContainersReadLogRequest,
+    ContainersRemoveRequest,
+    ContainersStartRequest,
+    ContainersStopRequest,
+    ContainerStatus,
+)
+from polynix.ipc.protocols.programs import ProgramArguments, ProgramsSpawnRequest
+from polynix.ipc.session import Session
+from polynix.runner import parameters
+from polynix.runner.container_log import Record, parse_records
+from polynix.runner.errors import ContainerError
+from polynix.runner.run_directory import service_path
+
+if TYPE_CHECKING:
+    from polynix.runner.container import Argument, Container
+
+_COMMAND_SHOWN = 200
+_TEXTS = {
+    ContainersError.NO_SUCH_CONTAINER: "no such container: {}",
+    ContainersError.NAME_IN_USE: "the name {!r} is in use",
+    ContainersError.INVALID_NAME: "{!r} is no name: letters, digits, '_', '.' and '-', at most 63, and a letter or digit first",
+    ContainersError.NOT_RUNNING: "container {} is not running",
+    ContainersError.STILL_RUNNING: "container {} is running: stop it, or remove it by force",
+    ContainersError.SUSPEND_FAILED: "container {} cannot be suspended",
+    ContainersError.AMBIGUOUS_ID: "more than one container has an id that begins with {}",
+}
+
+
+class Runner:
+    """One session with the runner in ``directory``, by default the user's own. From any thread, one call at a time."""
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        """Errors: ContainerError when no runner is there."""
+        self.directory = service_path() if directory is None else os.fspath(directory)
+        try:
+            self.session = Session.connect(self.directory)
+            self._containers = BlockingClient(Containers, self._open(Containers.__fidl_protocol__.name))
+        except (OSError, ZxStatus) as error:
+            raise ContainerError(f"no runner in {self.directory}: start one with `polynix runner` ({error})") from error
+
+    def _open(self, name: str) -> Channel:
+        ours, theirs = Channel.create()
+        method = Directory.__fidl_protocol__.by_attribute["open"]
+        self.session.root.write(*method.encode_request(0, DirectoryOpenRequest(name=name, channel=theirs)))
+        return ours
+
+    def _call(self, about: str, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return self._containers.call(method, request)
+        except (MethodError, FidlError, ZxStatus) as error:
+            raise self._error(about, error) from None
+
+    def _error(self, about: str, error: Exception) -> ContainerError:
+        """What to tell people."""
+        if isinstance(error, MethodError) and error.error in _TEXTS:
+            return ContainerError(_TEXTS[ContainersError(error.error)].format(about))
+        return ContainerError(f"the runner does not answer: {error}")
+
+    # -- containers --------------------------------------------------------------------------------------------------------------
+
+    def start(self, args: Sequence[Argument], *, name: str | None = None, cwd: str | os.PathLike[str] | None = None, **options: Any) -> str:
+        """Start a program in a container of its own, detached; returns the container's id. ``options`` are those of :class:`Container`.
+
+        Errors: ContainerError, ParameterError; OSError when the program cannot be started.
+        """
+        from polynix.runner.container import Container
+
+        return self.start_container(Container(init=False, workdir=None if cwd is None else os.fspath(cwd), **options), args, name=name)
+
+    def start_container(self, specification: Container, args: Sequence[Argument], *, name: str | None = None) -> str:
+        """:meth:`start`, in a container like ``specification``."""
+        from polynix.runner.container import encode_argument
+
+        argv = [encode_argument(argument) for argument in args]
+        environment = [os.fsencode(variable) for variable in parameters.environment_list(specification.environment)]
+        directory = specification.workdir
+        program = ProgramsSpawnRequest(
+            arguments=ProgramArguments(argv, environment).pack(),
+            directory=os.fsencode(directory) if directory is not None else os.getcwdb(),
+            directory_required=directory is not None,
+            uid=specification.user[0],
+            gid=specification.user[1],
+        )
+        request = ContainersStartRequest(
+            name=name,
+            options=specification.options.to_json(),
+            program=program,
+            command=b" ".join(argv)[:_COMMAND_SHOWN].decode(errors="replace"),
+        )
+        response = self._call(name or "", Containers.start, request)
+        if response.failure is not None:
+            if response.failure.errno:
+                raise OSError(response.failure.errno, response.failure.message, os.fsdecode(response.failure.path))
+            raise ContainerError(response.failure.message)
+        identity: str = response.id
+        return identity
+
+    def list(self, *, all: bool = False) -> list[ContainerStatus]:
+        """The containers that run, or all that are known, in the order of their making."""
+        found: list[ContainerStatus] = []
+        while page := self._call("", Containers.list, ContainersListRequest(all, found[-1].id or "" if found else "")).containers:
+            found += page
+        return found
+
+    def attach(self, name: str, **defaults: Any) -> Container:
+        """A running container in which programs may be started; leaving it leaves the container alone. ``defaults`` are ``env``, ``workdir`` and ``user``
+        of :class:`Container`. Errors: ContainerError.
+        """
+        from polynix.runner.connection import ContainerConnection
+        from polynix.runner.container import Container
+
+        session = Session.connect(self.directory, threaded=False)  # who waits for a program polls
+        ours, theirs = Channel.create()
+        directory = PolledClient(Directory, session.root)
+        channel, containers_end = Channel.create()
+        directory.send(Directory.open, DirectoryOpenRequest(name=Containers.__fidl_protocol__.name, channel=containers_end))
+        containers = PolledClient(Containers, channel)
+        outcome: list[Exception | None] = []
+
+        def finish(_reply: Any, error: Exception | None) -> bool:
+            outcome.append(error)
+            return True
+
+        containers.send(Containers.open, ContainersOpenRequest(name, theirs), finish)
+        while not outcome:
+            select.select([session], [], [])
+            session.process()
+            containers.pump()
+        containers.close()
+        if outcome[0] is not None:
+            ours.close()
+            session.close()
+            raise self._error(name, outcome[0])
+        return Container.attached(ContainerConnection(session, ours), **defaults)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """All that is known of it."""
+        known: dict[str, Any] = json.loads(self._call(name, Containers.inspect, ContainerName(name)).text.read())
+        return known
+
+    def wait(self, name: str) -> int:
+        """Wait for its end; returns the exit status, 128+n for signal n."""
+        status: ContainerStatus = self._call(name, Containers.wait, ContainerName(name))
+        return status.exit_status or 0
+
+    def kill(self, name: str, signal: int = 9) -> None:
+        """Send a signal to its program."""
+        self._call(name, Containers.kill, ContainersKillRequest(name, int(signal)))
+
+    def stop(self, name: str, timeout: float = 10.0) -> None:
+        """SIGTERM, and SIGKILL after ``timeout`` seconds; returns when it has ended."""
+        self._call(name, Containers.stop, ContainersStopRequest(name, int(timeout * 1e9)))
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        """Forget a container that has ended, with its log; ``force`` kills it first."""
+        self._call(name, Containers.remove, ContainersRemoveRequest(name, force))
+
+    def suspend(self, name: str) -> None:
+        """Hold all its processes until it is resumed, or a wake source wakes it."""
+        self._call(name, Containers.suspend, ContainerName(name))
+
+    def resume(self, name: str) -> None:
+        self._call(name, Containers.resume, ContainerName(name))
+
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[Record]:
+        """What its programs have written, oldest first; with ``follow`` until it ends."""
+        offset = 0
+        while True:
+            answer = self._call(name, Containers.read_log, ContainersReadLogRequest(name, offset, follow))
+            yield from parse_records(answer.data)
+            offset = answer.offset + len(answer.data)
+            if answer.ended or (not answer.data and not follow):
+                return
+
+    # -- the session -------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the session; containers go on."""
+        self._containers.close()
+        self.session.close()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,359 @@
+"""The containers that a runner keeps: start, exec, ps, logs, kill, stop, wait, inspect, suspend, resume, proxy, rm, from the command line and from Python;
+what ends with the runner, and who is let in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pexpect
+import pytest
+from harness import POLYNIX, environment
+
+import polynix
+
+ROOT = os.geteuid() == 0
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def descendants(pid: int) -> set[int]:
+    found = {pid}
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in thread.read_text().split():
+                found |= descendants(int(child))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def first_line(runner: polynix.Runner, name: str) -> bytes:
+    """What a container wrote, up to the end of the first line."""
+    text = b""
+    for record in runner.logs(name, follow=True):
+        text += record.data
+        if b"\n" in text:
+            break
+    return text
+
+
+class Service:
+    """A runner in a directory of its own, and the commands of its users."""
+
+    def __init__(self, directory: Path) -> None:
+        self.parent = directory
+        self.directory = directory / "polynix"
+        self.environment = environment("/", XDG_RUNTIME_DIR=str(directory))
+        self.errors = (directory / "errors").open("wb")
+        self.process = subprocess.Popen(
+            [*POLYNIX, "runner"], env=self.environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors, start_new_session=True
+        )
+        assert wait_until(lambda: (self.directory / "broker").exists()), (directory / "errors").read_text()
+
+    def run(self, *arguments: str, timeout: float = 30, **options: object) -> subprocess.CompletedProcess[str]:
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [*POLYNIX, *arguments], env=self.environment, cwd="/", capture_output=True, text=True, timeout=timeout, **options
+        )
+
+    def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
+        done = self.run("start", *options, name, "--", *command)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout.strip()
+
+    def ps(self, *options: str) -> list[dict[str, object]]:
+        return [row for row in json.loads(self.run("ps", "--json", *options).stdout) if row["id"]]
+
+    def client(self) -> polynix.Runner:
+        return polynix.Runner(self.directory)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+        self.errors.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One runner for most tests; each uses names of its own."""
+    service = Service(tmp_path_factory.mktemp("runner"))
+    yield service
+    below = descendants(service.process.pid)
+    service.close()
+    assert service.process.returncode == 0
+    assert not service.directory.exists()
+    assert wait_until(lambda: not any(alive(pid) for pid in below), 5)
+    assert "Traceback" not in (service.parent / "errors").read_text()
+
+
+def test_from_start_to_removal(service: Service) -> None:
+    identity = service.start("life", "sh", "-c", "echo out; echo err >&2; read line < /dev/null; sleep 1000")
+    assert [row["name"] for row in service.ps() if row["id"] == identity] == ["life"]
+    assert wait_until(lambda: service.run("logs", "life").stdout == "out\n")
+    assert service.run("logs", identity[:6]).stderr == "err\n"
+    done = service.run("exec", "life", "--", "sh", "-c", "echo inside; ps -e | grep -c sleep; exit 7")
+    assert (done.returncode, done.stdout) == (7, "inside\n1\n")
+    assert [row["command"] for row in json.loads(service.run("ps", "life", "--json").stdout)].count("sleep") == 1
+    (known,) = json.loads(service.run("inspect", "life").stdout)
+    assert (known["id"], known["name"], known["state"], known["exit_status"]) == (identity, "life", "running", None)
+    assert alive(known["kernel"]["pid"]) and len(known["kernel"]["name"]) == 7 and known["kernel"]["wake_lease"]
+    assert service.run("rm", "life").stderr == "polynix: container life is running: stop it, or remove it by force\n"
+    assert service.run("stop", "life").stdout == "life\n"
+    assert identity not in [row["id"] for row in service.ps()]
+    assert [row["state"] for row in service.ps("-a") if row["id"] == identity] == ["exited (143)"]
+    assert service.run("wait", "life").stdout == "143\n"
+    assert service.run("logs", "life").stdout == "out\n"  # until it is removed
+    assert not alive(known["kernel"]["pid"])
+    assert service.run("rm", "life").stdout == "life\n"
+    assert service.run("inspect", "life").returncode == 125
+    assert not Path(known["log"]["path"]).parent.exists()
+
+
+def test_exit_statuses(service: Service) -> None:
+    service.start("three", "sh", "-c", "exit 3")
+    service.start("signalled", "sh", "-c", "kill -SEGV $$")
+    assert service.run("wait", "three", "signalled").stdout == "3\n139\n"
+    service.start("killed", "sleep", "1000")
+    assert service.run("kill", "-s", "USR1", "killed").returncode == 0
+    assert service.run("wait", "killed").stdout == "138\n"
+    service.start("stubborn", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+    assert wait_until(lambda: service.run("logs", "stubborn").stdout)
+    assert service.run("stop", "-t", "0.3", "stubborn").returncode == 0
+    assert service.run("wait", "stubborn").stdout == "137\n"
+    service.run("rm", "three", "signalled", "killed", "stubborn")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (("exec", "nobody", "true"), 125, "no such container: nobody"),
+        (("kill", "nobody"), 125, "no such container: nobody"),
+        (("logs", "nobody"), 125, "no such container: nobody"),
+        (("wait", "nobody"), 125, "no such container: nobody"),
+        (("suspend", "nobody"), 125, "no such container: nobody"),
+        (("ps", "nobody"), 125, "no such container: nobody"),
+        (("kill", "-s", "NOSUCH", "nobody"), 125, "'NOSUCH' is no signal"),
+        (("start", "no/name", "true"), 125, "'no/name' is no name"),
+        (("start", "missing", "/no/such/program"), 127, "/no/such/program: No such file or directory"),
+        (("start", "forbidden", "/etc/passwd"), 126, "/etc/passwd: Permission denied"),
+        (("start", "--feature", "nonsense", "bad", "true"), 125, "unknown feature or bad arguments: 'nonsense'"),
+        (("start", "-w", "/no/such/directory", "nowhere", "true"), 125, "/no/such/directory: No such file or directory"),
+        (("exec", "-t", "nobody", "true"), 125, "standard input is no terminal"),
+        (("proxy", "nobody", "udp://x", "--to", "port:1"), 125, "'udp://x' is not tcp://ADDRESS:PORT"),
+        (("ps", "--runner", "/no/such/runner"), 125, "no runner in /no/such/runner"),
+        (("runner",), 125, "already"),
+    ],
+)
+def test_mistakes_are_one_line(service: Service, arguments: tuple[str, ...], status: int, text: str) -> None:
+    before = service.ps("-a")
+    done = service.run(*arguments)
+    assert done.returncode == status and done.stdout == "", done
+    assert done.stderr.startswith("polynix: ") and done.stderr.count("\n") == 1 and text in done.stderr
+    assert service.ps("-a") == before
+
+
+def test_names_are_unique(service: Service) -> None:
+    service.start("one", "sleep", "1000")
+    assert service.run("start", "one", "true").stderr == "polynix: the name 'one' is in use\n"
+    service.run("rm", "-f", "one")
+    service.start("one", "sleep", "1000")
+    service.run("rm", "-f", "one")
+
+
+def test_exec_has_the_caller_streams_or_a_terminal(service: Service) -> None:
+    service.start("streams", "sleep", "1000")
+    assert service.run("exec", "streams", "cat", stdin=subprocess.DEVNULL).stdout == ""
+    assert service.run("exec", "-i", "-e", "V=1", "streams", "sh", "-c", "cat; echo $V", input="typed", stdin=None).stdout == "typed1\n"
+    child = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], "exec", "-it", "streams", "sh", "-c", "tty; stty size; read line; echo got $line; exit 5"],
+                          env=service.environment, dimensions=(30, 90), timeout=30, encoding="utf-8")  # fmt: skip
+    child.expect_exact("/dev/pts/0")
+    child.expect_exact("30 90")
+    child.sendline("something")
+    child.expect_exact("got something")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 5
+    child = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], "exec", "-it", "streams", "sleep", "1000"], env=service.environment, timeout=30, encoding="utf-8")
+    time.sleep(1)
+    child.sendcontrol("c")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    service.run("rm", "-f", "streams")
+
+
+def test_logs_are_followed_to_the_end(service: Service) -> None:
+    service.start("talk", "sh", "-c", "for n in 1 2 3; do echo $n; sleep 0.2; done")
+    assert service.run("logs", "-f", "talk").stdout == "1\n2\n3\n"
+    assert service.run("logs", "--tail", "2", "talk").stdout == "2\n3\n"
+    stamped = service.run("logs", "-t", "talk").stdout.splitlines()
+    assert len(stamped) == 3 and all(line[10] == "T" and line.endswith(f"Z {number}") for number, line in enumerate(stamped, 1))
+    service.start("much", "sh", "-c", "yes 0123456789abcdef | head -c 3000000; echo; echo end")
+    text = service.run("logs", "-f", "much").stdout
+    assert len(text) == 3000005 and text.endswith("end\n")
+    service.run("rm", "talk", "much")
+
+
+def test_python(service: Service) -> None:
+    with service.client() as runner:
+        identity = runner.start([sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(1000)"], name="python", cwd="/tmp")
+        assert [status.name for status in runner.list() if status.id == identity] == ["python"]
+        assert first_line(runner, "python") == b"hello\n"
+        with runner.attach("python") as container:
+            assert container.run(["pwd"], capture_output=True, text=True, cwd="/usr").stdout == "/usr\n"
+            with container.spawn(["cat"], stdin=polynix.PIPE, stdout=polynix.PIPE) as process:
+                assert process.communicate(b"through") == (b"through", None)
+            assert container.kernel_pid == runner.inspect("python")["kernel"]["pid"]
+        assert runner.inspect("python")["state"] == "running"  # leaving it is not its end
+        runner.kill("python", signal.SIGINT)
+        assert runner.wait("python") in (1, 130)
+        runner.remove("python")
+        with pytest.raises(polynix.ContainerError, match="no such container: python"):
+            runner.inspect("python")
+        with pytest.raises(FileNotFoundError):
+            runner.start(["/no/such/program"])
+    with pytest.raises(polynix.ContainerError, match="no runner in"):
+        polynix.Runner(service.parent / "elsewhere")
+
+
+def test_a_suspended_container_makes_no_progress(service: Service) -> None:
+    service.start("ticker", "sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; sleep 0.02; done")
+    assert wait_until(lambda: service.run("logs", "ticker").stdout)
+    assert service.run("suspend", "ticker").returncode == 0
+    assert [row["state"] for row in service.ps() if row["name"] == "ticker"] == ["suspended"]
+    seen = service.run("logs", "ticker").stdout
+    time.sleep(0.5)
+    assert service.run("logs", "ticker").stdout == seen
+    (known,) = json.loads(service.run("inspect", "ticker").stdout)
+    assert known["suspend"]["suspend_attempts"] == 1 and not known["kernel"]["wake_lease"]
+    assert service.run("resume", "ticker").returncode == 0
+    assert wait_until(lambda: service.run("logs", "ticker").stdout != seen)
+    assert [row["state"] for row in service.ps() if row["name"] == "ticker"] == ["running"]
+    service.run("suspend", "ticker")
+    assert service.run("stop", "ticker").returncode == 0  # asleep, too
+    service.run("rm", "ticker")
+
+
+SERVER = """
+import socket
+server = socket.socket(socket.AF_UNIX)
+server.bind("/tmp/echo")
+server.listen()
+print("ready", flush=True)
+while True:
+    connection, _ = server.accept()
+    while data := connection.recv(65536):
+        connection.sendall(data.upper())
+    connection.close()
+"""
+
+
+def test_a_proxied_connection_wakes_a_sleeper(service: Service) -> None:
+    service.start("echo", sys.executable, "-c", SERVER)
+    assert wait_until(lambda: service.run("logs", "echo").stdout == "ready\n")
+    address = service.run("proxy", "echo", "tcp://127.0.0.1:0", "--to", "unix:/tmp/echo").stdout.strip()
+    port = int(address.rpartition(":")[2])
+    for asleep in (False, True):
+        if asleep:
+            assert service.run("suspend", "echo").returncode == 0
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"hello")
+            assert connection.recv(100) == b"HELLO"
+    assert [row["state"] for row in service.ps() if row["name"] == "echo"] == ["running"]
+    service.run("rm", "-f", "echo")
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_a_dead_kernel_is_told_of(service: Service) -> None:
+    service.start("victim", "sleep", "1000")
+    service.start("bystander", "sleep", "1000")
+    (known,) = json.loads(service.run("inspect", "victim").stdout)
+    with subprocess.Popen([*POLYNIX, "exec", "victim", "sleep", "1000"], env=service.environment, stderr=subprocess.PIPE, text=True) as execution:
+        time.sleep(1)
+        os.kill(known["kernel"]["pid"], signal.SIGKILL)
+        assert execution.wait(20) == 137 or execution.returncode == 125
+    assert service.run("wait", "victim").stdout == "137\n"
+    (known,) = json.loads(service.run("inspect", "victim").stdout)
+    assert known["message"] == "the kernel process died (signal 9)"
+    assert service.run("exec", "victim", "true").stderr == "polynix: container victim is not running\n"
+    assert service.run("exec", "bystander", "echo", "fine").stdout == "fine\n"
+    service.run("rm", "-f", "victim", "bystander")
+
+
+def test_many_at_once(service: Service) -> None:
+    with service.client() as runner:
+        for number in range(50):
+            runner.start(["sh", "-c", f"echo {number}; exec sleep 1000"], name=f"many-{number}")
+        running = [status for status in runner.list() if (status.name or "").startswith("many-")]
+        assert len(running) == 50 and len({status.kernel_pid for status in running}) == 50
+        for number in (0, 25, 49):
+            assert first_line(runner, f"many-{number}") == b"%d\n" % number
+        for number in range(50):
+            runner.remove(f"many-{number}", force=True)
+        assert not [status for status in runner.list(all=True) if (status.name or "").startswith("many-")]
+
+
+# -- the runner's own end --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", ["runner", "launcher", "all"])
+def test_containers_end_with_a_killed_runner(tmp_path: Path, victim: str) -> None:
+    service = Service(tmp_path)
+    try:
+        service.start("one", "sleep", "1000")
+        service.start("two", "sh", "-c", "sleep 1000 & wait")
+        below = descendants(service.process.pid)
+        (launcher,) = (int(pid) for pid in Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split())
+        if victim == "all":
+            os.kill(launcher, signal.SIGSTOP)
+        for pid in {"runner": (service.process.pid,), "launcher": (launcher,), "all": (service.process.pid, launcher)}[victim]:
+            os.kill(pid, signal.SIGKILL)
+        service.process.wait(20)
+        assert wait_until(lambda: not any(alive(pid) for pid in below), 5)
+        if victim != "all":
+            assert wait_until(lambda: not service.directory.exists(), 5)
+        second = Service(tmp_path)  # sweeps what was left
+        try:
+            assert second.ps("-a") == []
+            second.start("one", "true")
+        finally:
+            second.close()
+    finally:
+        service.close()
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root to be another user")
+def test_another_user_is_refused(service: Service) -> None:
+    done = service.run("ps", "--runner", str(service.directory), user=65534, group=65534, extra_groups=())
+    assert done.returncode == 125 and done.stderr.count("\n") == 1, done
+
+
+def test_a_directory_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o777)
+    (tmp_path / "open").chmod(0o777)
+    done = subprocess.run([*POLYNIX, "runner", "--directory", str(tmp_path / "open")], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 125 and done.stderr.count("\n") == 1 and "0700" in done.stderr

@@ -1,0 +1,189 @@
+"""The command line of containers that a runner keeps: ``runner``, ``start``, ``exec``, ``ps``, ``logs``, ``kill`` and so on. Imports nothing heavy before it
+must.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+RUNNER_OPTION = click.option("--runner", "directory", metavar="DIR", default=None, help="The runner that serves DIR; by default the user's own.")
+NAME_ARGUMENT = click.argument("name", metavar="CONTAINER")
+VERBATIM = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+START_EPILOG = """\b
+Examples:
+  polynix runner &                                  once, or as a service of systemd
+  polynix start web -- python3 -m http.server 80
+  polynix exec -it web -- bash
+  polynix logs -f web
+  polynix stop web; polynix wait web; polynix rm web
+
+\b
+Containers end with their runner. CONTAINER is a name, an id, or the beginning of an id.
+"""
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What can go wrong is one line and status 125."""
+    from polynix.runner.errors import ContainerError
+    from polynix.runner.parameters import ParameterError
+
+    try:
+        yield
+    except (ContainerError, ParameterError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)) from None
+
+
+def register(cli: click.Group, container_options: Callable[[Callable[..., Any]], Callable[..., Any]], run_command: type[click.Command]) -> None:
+    """Add the commands. ``container_options`` are those of ``polynix run`` that shape a container."""
+
+    @cli.command("runner", short_help="Keep containers: serve start, exec, ps and the others in the foreground.")
+    @click.option("--directory", metavar="DIR", default=None, help="By default $XDG_RUNTIME_DIR/polynix.")
+    @click.option("--log-level", metavar="LEVEL", default="info", show_default=True, help="debug, info, warning, error.")
+    def runner(directory: str | None, log_level: str) -> int:
+        """Serve until SIGTERM or SIGINT; then the containers end, too."""
+        from polynix.tools import containers
+
+        with one_line_errors():
+            return containers.serve(directory, log_level)
+
+    @cli.command("start", cls=run_command, epilog=START_EPILOG, context_settings=VERBATIM, short_help="Start a program in a container that a runner keeps.")
+    @RUNNER_OPTION
+    @container_options
+    @NAME_ARGUMENT
+    @click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
+    def start(directory: str | None, name: str, command: tuple[str, ...], **options: Any) -> int:
+        """Start PROGRAM detached, in a container called CONTAINER, and print its id. What it writes is kept for `polynix logs`."""
+        from polynix.tools import containers
+
+        with one_line_errors():
+            return containers.start(directory, name, command[1:] if command[0] == "--" else command, options)
+
+    @cli.command("exec", context_settings=VERBATIM, short_help="Run a program in a running container.")
+    @RUNNER_OPTION
+    @click.option("--interactive", "-i", is_flag=True, help="Give it the caller's standard input.")
+    @click.option("--tty", "-t", is_flag=True, help="Give it a terminal inside, connected to the caller's.")
+    @click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable.")
+    @click.option("--workdir", "-w", metavar="DIR", default=None, help="Working directory inside.")
+    @click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside.")
+    @NAME_ARGUMENT
+    @click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
+    def execute(directory: str | None, name: str, command: tuple[str, ...], **options: Any) -> int:
+        """Run PROGRAM beside the others in CONTAINER. The exit status is the program's."""
+        from polynix.tools import containers
+
+        with one_line_errors():
+            return containers.execute(directory, name, command[1:] if command[0] == "--" else command, **options)
+
+    @cli.command("logs", short_help="Show what a container's programs wrote.")
+    @RUNNER_OPTION
+    @click.option("--follow", "-f", is_flag=True, help="Go on until the container ends.")
+    @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time.")
+    @click.option("--tail", "-n", metavar="N", type=click.IntRange(min=0), default=None, help="Only the last N lines.")
+    @NAME_ARGUMENT
+    def logs(directory: str | None, name: str, **options: Any) -> int:
+        """The newest 16 to 32 MiB are kept."""
+        from polynix.tools import containers
+
+        with one_line_errors():
+            return containers.logs(directory, name, **options)
+
+    @cli.command("kill", short_help="Send a signal to containers.")
+    @RUNNER_OPTION
+    @click.option("--signal", "-s", "signal", metavar="SIGNAL", default="KILL", show_default=True, help="A name or a number.")
+    @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+    def kill(directory: str | None, signal: str, names: tuple[str, ...]) -> None:
+        """The signal goes to the program that the container was started with."""
+        from polynix.tools import containers
+
+        with one_line_errors(), containers.connect(directory) as connection:
+            for name in names:
+                connection.kill(name, containers.signal_number(signal))
+                click.echo(name)
+
+    @cli.command("stop", short_help="Stop containers: SIGTERM, then SIGKILL.")
+    @RUNNER_OPTION
+    @click.option("--time", "-t", "seconds", metavar="SECONDS", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Time before SIGKILL.")
+    @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+    def stop(directory: str | None, seconds: float, names: tuple[str, ...]) -> None:
+        """Returns when they have ended."""
+        from polynix.tools import containers
+
+        with one_line_errors(), containers.connect(directory) as connection:
+            for name in names:
+                connection.stop(name, seconds)
+                click.echo(name)
+
+    @cli.command("wait", short_help="Wait until containers end, and print their exit statuses.")
+    @RUNNER_OPTION
+    @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+    def wait(directory: str | None, names: tuple[str, ...]) -> None:
+        """128+n stands for signal n, as in a shell."""
+        from polynix.tools import containers
+
+        with one_line_errors(), containers.connect(directory) as connection:
+            for name in names:
+                click.echo(str(connection.wait(name)))
+
+    @cli.command("rm", short_help="Forget containers that have ended.")
+    @RUNNER_OPTION
+    @click.option("--force", "-f", is_flag=True, help="Kill those that run.")
+    @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+    def remove(directory: str | None, force: bool, names: tuple[str, ...]) -> None:
+        """Their logs are removed, too."""
+        from polynix.tools import containers
+
+        with one_line_errors(), containers.connect(directory) as connection:
+            for name in names:
+                connection.remove(name, force=force)
+                click.echo(name)
+
+    @cli.command("inspect", short_help="Print what is known of containers, as JSON.")
+    @RUNNER_OPTION
+    @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+    def inspect(directory: str | None, names: tuple[str, ...]) -> None:
+        """A list with one object for each."""
+        import json
+
+        from polynix.tools import containers
+
+        with one_line_errors(), containers.connect(directory) as connection:
+            click.echo(json.dumps([connection.inspect(name) for name in names], indent=2))
+
+    def sleep_command(name: str, summary: str, text: str) -> None:
+        @cli.command(name, short_help=summary, help=text)
+        @RUNNER_OPTION
+        @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
+        def command(directory: str | None, names: tuple[str, ...]) -> None:
+            from polynix.tools import containers
+
+            with one_line_errors(), containers.connect(directory) as connection:
+                for container in names:
+                    getattr(connection, name)(container)
+                    click.echo(container)
+
+    sleep_command(
+        "suspend", "Hold all processes of containers.", "They use no CPU, and CLOCK_MONOTONIC stands still, until they are resumed or a message wakes them."
+    )
+    sleep_command("resume", "Let suspended containers go on.", "Being awake is no error.")
+
+    @cli.command("proxy", short_help="Proxy TCP connections into a container.")
+    @RUNNER_OPTION
+    @NAME_ARGUMENT
+    @click.argument("address", metavar="tcp://ADDRESS:PORT")
+    @click.option("--to", "target", metavar="unix:/PATH|port:N", required=True, help="A unix socket inside (unix:@NAME is abstract), or a port of AF_VSOCK.")
+    def proxy(directory: str | None, name: str, address: str, target: str) -> int:
+        """Let the runner listen at an address of the host, and connect who comes to a socket in CONTAINER, until that ends. The first message of a
+        connection wakes a suspended container. Prints the address: PORT 0 is any free one.
+        """
+        from polynix.tools import containers
+
+        with one_line_errors():
+            return containers.proxy(directory, name, address, target)

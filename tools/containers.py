@@ -1,0 +1,174 @@
+"""``polynix runner``, ``start``, ``exec``, ``ps``, ``logs`` and the others: what users do with the containers of a runner.
+
+Each function is one command; it returns the exit status. Errors: ContainerError, ParameterError, OSError.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from polynix.runner.errors import ContainerError
+
+if TYPE_CHECKING:
+    from polynix.ipc.protocols.containers import ContainerStatus
+    from polynix.runner.client import Runner
+
+EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+ENOENT = 2
+
+
+def serve(directory: str | None, log_level: str) -> int:
+    """Be the runner, in the foreground."""
+    from polynix.runner import parameters
+    from polynix.runner.run_directory import service_path
+    from polynix.runner.runner_process import RunnerStartError, run_service
+
+    try:
+        return run_service(directory or service_path(), parameters.check_log_level(log_level))
+    except RunnerStartError as error:
+        raise ContainerError(str(error)) from None
+
+
+def connect(directory: str | None) -> Runner:
+    """A session with the user's runner."""
+    from polynix.runner.client import Runner
+
+    return Runner(directory)
+
+
+def start(directory: str | None, name: str | None, command: tuple[str, ...], options: dict[str, Any]) -> int:
+    """Start a program detached, and print the container's id."""
+    from polynix.tools.run import container_of, describe_start_failure
+
+    with connect(directory) as runner:
+        try:
+            identity = runner.start_container(container_of(**options), command, name=name)
+        except OSError as error:
+            return describe_start_failure(error, command)
+    print(identity)
+    return 0
+
+
+def execute(
+    directory: str | None, name: str, command: tuple[str, ...], *, interactive: bool, tty: bool, environment: tuple[str, ...], workdir: str | None, user: str
+) -> int:
+    """Run a program in a running container, with the caller's streams."""
+    from polynix.runner import parameters
+    from polynix.runner.container import DEVNULL
+    from polynix.tools.host_terminal import HostTerminal
+    from polynix.tools.run import Foreground
+
+    if tty and not os.isatty(0):
+        raise ContainerError("standard input is no terminal, so there is none to give to the program")
+    variables = dict(os.environ)
+    variables.update(parameters.parse_environment(text) for text in environment)
+    with connect(directory) as runner:
+        container = runner.attach(name, env=variables, workdir=workdir, user=user)
+    return Foreground(container, command, HostTerminal.of_caller() if tty else HostTerminal(-1), None if interactive or tty else DEVNULL).run()
+
+
+def logs(directory: str | None, name: str, *, follow: bool, timestamps: bool, tail: int | None) -> int:
+    """Print what the container's programs wrote, errors to standard error."""
+    from collections import deque
+
+    with connect(directory) as runner:
+        records = runner.logs(name, follow=follow and tail is None)
+        if tail is not None:
+            lines: deque[tuple[int, int, bytes]] = deque(maxlen=tail)
+            for record in records:
+                lines.extend((record.time_ns, record.stream, line) for line in record.data.splitlines(keepends=True))
+            for when, stream, line in lines:
+                _write_log(when, stream, line, timestamps)
+            return 0
+        for record in records:
+            _write_log(record.time_ns, record.stream, record.data, timestamps)
+    return 0
+
+
+def _write_log(when_ns: int, stream: int, data: bytes, timestamps: bool) -> None:
+    output = sys.stdout.buffer if stream == 1 else sys.stderr.buffer
+    if timestamps:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when_ns // 1_000_000_000)) + f".{when_ns % 1_000_000_000:09d}Z "
+        for line in data.splitlines(keepends=True):
+            output.write(stamp.encode() + line)
+    else:
+        output.write(data)
+    output.flush()
+
+
+def list_containers(directory: str | None, *, all: bool, as_json: bool, quiet: bool) -> int:
+    """Print the runner's containers, and the kernels that run beside it, such as those of ``polynix run``."""
+    from polynix.kernelproc.shared_region import running_kernels
+    from polynix.tools.inspect_kernels import print_json, print_table
+
+    found: list[ContainerStatus] = []
+    try:
+        with connect(directory) as runner:
+            found = runner.list(all=all)
+    except ContainerError:
+        if directory is not None:
+            raise  # of one's own runner it is no error that there is none
+    rows: list[dict[str, Any]] = []
+    for status in found:
+        assert status.state is not None
+        rows.append(
+            {
+                "id": status.id,
+                "name": status.name,
+                "state": status.state.name.lower() if status.exit_status is None else f"exited ({status.exit_status})",
+                "kernel": status.kernel_pid or "",
+                "created": _age(status.created_ns or 0),
+                "command": status.command,
+            }
+        )
+    known = {status.kernel_pid for status in found}
+    if directory is None:
+        rows += [
+            {"id": "", "name": "", "state": "running", "kernel": pid, "created": "", "command": ""} for pid in running_kernels() if pid not in known
+        ]
+    if quiet:
+        for row in rows:
+            if row["id"]:
+                print(row["id"])
+    elif as_json:
+        print_json(rows)
+    else:
+        print_table(rows, {"ID": "id", "NAME": "name", "STATE": "state", "KERNEL": "kernel", "CREATED": "created", "COMMAND": "command"})
+    return 0
+
+
+def _age(created_ns: int) -> str:
+    seconds = max(0, time.time_ns() - created_ns) // 1_000_000_000
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def signal_number(text: str) -> int:
+    """``TERM``, ``SIGTERM`` or ``15``. Errors: ParameterError."""
+    import signal
+
+    from polynix.runner.parameters import ParameterError
+
+    if text.isdigit() and 0 < int(text) <= 64:
+        return int(text)
+    name = text.upper()
+    number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
+    if not isinstance(number, signal.Signals):
+        raise ParameterError(f"{text!r} is no signal")
+    return int(number)
+
+
+def proxy(directory: str | None, name: str, address: str, target: str) -> int:
+    """Proxy TCP connections into a container, and print where."""
+    from polynix.runner import parameters
+
+    parameters.tcp_address(address)
+    parameters.proxy_target(target)
+    with connect(directory) as runner, runner.attach(name) as container:
+        print(container.proxy(address, to=target))
+    return 0
