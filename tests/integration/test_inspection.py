@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pexpect
 import pytest
 
 import polynix
@@ -146,6 +147,21 @@ def test_top_numbers_every_thread_and_its_time() -> None:
         for tid, seconds in times.items():
             assert threads[tid]["cpu_seconds"] == pytest.approx(float(seconds), rel=0.05, abs=0.02)
         process.kill()
+
+
+def test_top_lives_on_a_terminal_and_gives_it_back(guest: Guest) -> None:
+    terminal = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], "top", guest.kernel, "--interval", "0.2"], dimensions=(30, 120), timeout=20, encoding="utf-8")
+    try:
+        terminal.expect_exact("\x1b[?1049h")  # the other screen
+        for _ in range(2):  # it comes again and again
+            terminal.expect(rf"kernel {guest.kernel}: \d+ tasks")
+            terminal.expect("python3")
+        terminal.sendintr()
+        terminal.expect_exact("\x1b[?1049l")
+        terminal.expect(pexpect.EOF)
+    finally:
+        terminal.close(force=True)
+    assert terminal.exitstatus == 130
 
 
 def test_looking_costs_an_idle_kernel_nothing() -> None:

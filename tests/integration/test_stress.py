@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pexpect
 import pytest
 from headless import open_report
 from polynix.tools.stress.board import BUCKETS, SLOT, Board, bucket_ns, bucket_of, percentile
@@ -69,6 +70,26 @@ def test_linux_passes(program: Path, tmp_path: Path) -> None:
     assert [bytes(text) for text in slots["finding"] if text] == []
     assert (slots["state"] == 2).all() and (slots["operations"] > 0).all()
     assert int(slots["histogram"].sum()) == int(slots["operations"].sum())
+
+
+def test_a_seed_repeats_what_workers_do(program: Path, tmp_path: Path) -> None:
+    first, again = (run_native(program, tmp_path, "mem,fs", 4, 0.3) for _ in range(2))
+    assert first["seed"].tolist() == again["seed"].tolist() and len(set(first["seed"].tolist())) == 4
+
+
+def test_the_live_view_on_a_terminal(tmp_path: Path) -> None:
+    arguments = ["stress", "--processes", "4", "--duration", "1h", "--json", str(tmp_path / "stress.json")]
+    terminal = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], *arguments], dimensions=(30, 200), timeout=60, encoding="utf-8")
+    try:
+        for _ in range(2):
+            words = "of 3600 s 4 workers N operations/s p50 N p99 N p99.9 N µs errors 0 findings 0".split()
+            terminal.expect(r"\s+".join(r"[\d,]+" if word == "N" else word for word in words))
+        terminal.sendintr()
+        terminal.expect("passed")
+        terminal.expect(pexpect.EOF)
+    finally:
+        terminal.close(force=True)
+    assert terminal.exitstatus == 0 and json.loads((tmp_path / "stress.json").read_text())["interrupted"]
 
 
 def test_every_stressor_passes_and_the_container_is_as_before(tmp_path: Path) -> None:
