@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from polynix.kernelproc.fs.proc.process import cmdline
 from polynix.kernelproc.fs.proc.task_status import state
+from polynix.kernelproc.fs.tmpfs import Tmpfs
 from polynix.kernelproc.inspector import RequestError, requests
 from polynix.kernelproc.inspector.waiting import NAMES, wait_object
 from polynix.kernelproc.memory_totals import used_bytes
 from polynix.kernelproc.task.futex import FutexTable
+from polynix.kernelproc.vfs.namespace import NamespaceNode
+from polynix.kernelproc.vfs.sysv_shm import segments
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.task.thread_group import ThreadGroup
+    from polynix.kernelproc.vfs.mount import Mount
 
 
 def describe_task(task: Task) -> dict[str, Any]:
@@ -67,6 +71,12 @@ def tasks(kernel: Kernel, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _shared_memory_files(mount: Mount) -> int:
+    """POSIX shared memory is files of one tmpfs."""
+    ops = mount.fs.ops
+    return ops.used_inodes if isinstance(ops, Tmpfs) and NamespaceNode(mount, mount.root).path() == b"/dev/shm" else 0
+
+
 @requests.handler("census")
 def census(kernel: Kernel, arguments: dict[str, Any]) -> dict[str, int]:
     """How much of everything exists, to compare before and after: a container that is back at its baseline leaks nothing."""
@@ -83,6 +93,8 @@ def census(kernel: Kernel, arguments: dict[str, Any]) -> dict[str, int]:
         "open_files": len(descriptions),
         "address_spaces": len(spaces),
         "shared_objects": len(shared),
+        "shared_memory_files": sum(map(_shared_memory_files, kernel.namespace.mounts)),
+        "shared_memory_segments": len(segments(kernel).by_index),
         "futex_queues": len(kernel.expando.get(FutexTable)),
         "routines": sum(task.routine is not None for group in groups for task in group.tasks.values()),
         "kernel_descriptors": len(os.listdir("/proc/self/fd")),

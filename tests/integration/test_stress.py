@@ -82,7 +82,7 @@ def test_the_live_view_on_a_terminal(tmp_path: Path) -> None:
     terminal = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], *arguments], dimensions=(30, 200), timeout=60, encoding="utf-8")
     try:
         for _ in range(2):
-            words = "of 3600 s 4 workers N operations/s p50 N p99 N p99.9 N µs errors 0 findings 0".split()
+            words = ["of", "3600", "s", "4", "workers", "N", "operations/s", "p50", "N", "p99", "N", "p99.9", "N", "µs", "errors", "0", "findings", "0"]
             terminal.expect(r"\s+".join(r"[\d,]+" if word == "N" else word for word in words))
         terminal.sendintr()
         terminal.expect("passed")
@@ -148,6 +148,19 @@ def test_a_leak_is_found(tmp_path: Path) -> None:
     result, document = stress(tmp_path, "--processes", "1", "--duration", "1s", "--rate", "1", "--", "sh", "-c", leak)
     assert result.returncode == 1
     assert any(finding["kind"] == "baseline" and finding["text"].startswith("processes: 0 before") for finding in document["findings"])
+
+
+@pytest.mark.parametrize(
+    ("leak", "text"),
+    [
+        ("echo x > /dev/shm/left-$$", "shared memory files: "),
+        ("/usr/bin/python3 -c 'import ctypes; ctypes.CDLL(None).shmget(0, 4096, 0o1600)'", "shared memory segments: 0 before, "),
+    ],
+)
+def test_left_shared_memory_is_found(tmp_path: Path, leak: str, text: str) -> None:
+    result, document = stress(tmp_path, "--processes", "1", "--duration", "1s", "--rate", "1", "--", "sh", "-c", leak)
+    assert result.returncode == 1
+    assert [finding["text"].startswith(text) for finding in document["findings"]] == [True], document["findings"]
 
 
 def test_commands_are_judged_by_their_exit_status(tmp_path: Path) -> None:
