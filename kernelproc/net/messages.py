@@ -25,39 +25,41 @@ Credentials = tuple[int, int, int]  # pid, uid, gid
 NO_CREDENTIALS: Credentials = (0, 65534, 65534)  # of a message whose sender gave none (overflow ids)
 
 
-class Ancillary:
-    """What sendmsg's control data asks to send along. It owns a reference of each file in ``rights`` until a message takes them over."""
+class Control:
+    """Credentials and descriptors beside the bytes. It owns a reference of each file in ``rights`` until somebody takes them over."""
 
-    __slots__ = ("credentials", "rights", "uid")
-
-    def __init__(self, uid: int) -> None:
-        self.uid = uid  # whose descriptors these are, for RLIMIT_NOFILE's bound on what is in flight
-        self.rights: list[FileObject] | None = None
-        self.credentials: Credentials | None = None
-
-    def drop(self) -> None:
-        """Let go of what no message took."""
-        rights, self.rights = self.rights, None
-        if rights:
-            release_files(rights)
-
-
-class Received:
-    """What recvmsg gets besides the bytes. It owns a reference of each file in ``rights``."""
-
-    __slots__ = ("credentials", "flags", "rights", "source")
+    __slots__ = ("credentials", "rights")
 
     def __init__(self) -> None:
-        self.flags = 0  # MSG_TRUNC
-        self.source: bytes | None = None  # address of a datagram's sender; None: leave msg_name alone
         self.rights: list[FileObject] | None = None
         self.credentials: Credentials | None = None
 
     def drop(self) -> None:
-        """Let go of what the caller did not want."""
+        """Let go of what nobody took."""
         rights, self.rights = self.rights, None
         if rights:
             release_files(rights)
+
+
+class Ancillary(Control):
+    """What sendmsg's control data asks to send along."""
+
+    __slots__ = ("uid",)
+
+    def __init__(self, uid: int) -> None:
+        super().__init__()
+        self.uid = uid  # whose descriptors these are, for RLIMIT_NOFILE's bound on what is in flight
+
+
+class Received(Control):
+    """What recvmsg gets besides the bytes."""
+
+    __slots__ = ("flags", "source")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flags = 0  # MSG_TRUNC
+        self.source: bytes | None = None  # address of a datagram's sender; None: leave msg_name alone
 
 
 class Message:

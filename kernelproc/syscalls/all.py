@@ -37,5 +37,6 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     system,
     sysv_shm,
     time,
+    vector_io,
     xattr,
 )

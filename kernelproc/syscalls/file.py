@@ -1,4 +1,4 @@
-"""Reading and writing open files: read, write, their vector and positioned forms, lseek.
+"""Reading and writing open files: read, write, pread, pwrite, lseek, and what the vector forms (:mod:`vector_io`) share with them.
 
 The plain functions are the hot path: one attempt, and its result when it needs no wait. Otherwise they return a coroutine that goes on where the attempt
 stopped. ``FileOps.read`` and ``write`` never advance the file's offset: that is done here, for seekable files.
@@ -14,11 +14,11 @@ from polynix.kernelproc.blocked_call import BlockedCall
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.send import send_to_task
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, TASK_SIZE_MAX, import_iovec
+from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, TASK_SIZE_MAX
 from polynix.kernelproc.syscalls.table import syscall
-from polynix.kernelproc.syscalls.types import FdNumber, Flags, Offset, Size, UInt, ULong
+from polynix.kernelproc.syscalls.types import FdNumber, Offset, Size, UInt
 from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
-from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFAULT, EFBIG, EINVAL, EOPNOTSUPP, EPIPE, ESPIPE
+from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFAULT, EFBIG, EINVAL, EPIPE, ESPIPE
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
     O_APPEND,
@@ -27,12 +27,6 @@ from polynix.kernelproc.uapi.fcntl import (
     O_PATH,
     O_RDWR,
     O_WRONLY,
-    RWF_APPEND,
-    RWF_DSYNC,
-    RWF_HIPRI,
-    RWF_NOAPPEND,
-    RWF_NOWAIT,
-    RWF_SYNC,
 )
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
@@ -40,7 +34,7 @@ from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
 from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID
 from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import remove_privileges
-from polynix.kernelproc.vfs.buffers import UserInput, UserInputBuffer, UserOutput, UserOutputBuffer
+from polynix.kernelproc.vfs.buffers import UserInput, UserOutput
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
 
 if TYPE_CHECKING:
@@ -52,12 +46,11 @@ if TYPE_CHECKING:
     from polynix.kernelproc.wait_queue import WaitQueue
 
 # An access mode with bit 0 set (O_WRONLY, or 3: neither) can't be read from.
-_UNREADABLE: Final = O_WRONLY | O_PATH
+UNREADABLE: Final = O_WRONLY | O_PATH
 _WRITING: Final = O_ACCMODE | O_PATH  # the bits that say whether it can be written, and their good values:
 _WRITABLE: Final = frozenset((O_WRONLY, O_RDWR))
 _TROUBLE: Final = POLLERR | POLLHUP | POLLNVAL
 _SEEK_MAX: Final = 4  # SEEK_HOLE
-_SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------
@@ -67,7 +60,7 @@ _SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPE
 def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> CallResult:
     """man 2 read."""
     file = task.files.files.get(fd)
-    if file is None or file.flags & _UNREADABLE:
+    if file is None or file.flags & UNREADABLE:
         return -EBADF
     if buffer.ptr + count > TASK_SIZE_MAX:
         return -EFAULT
@@ -197,50 +190,6 @@ def _drop(result: Result) -> None:
         close()
 
 
-@syscall()
-def readv(task: Task, fd: FdNumber, iov: UserAddress, count: ULong) -> Result:
-    """man 2 readv."""
-    file = task.files.get_io(fd)
-    buffers = import_iovec(task, iov, count)
-    if file.flags & _UNREADABLE:
-        return -EBADF
-    return read_into(file, file.offset, UserOutputBuffer(task.user, buffers), advance=file.ops.seekable)
-
-
-@syscall()
-def preadv(task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong) -> Result:
-    """man 2 preadv (the high half of the position is not used on x86-64)."""
-    if offset < 0:
-        return -EINVAL
-    return _preadv(task, fd, iov, count, offset, 0)
-
-
-@syscall()
-def preadv2(
-    task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong, flags: Flags
-) -> Result:
-    """man 2 preadv2; offset -1 means the file's own."""
-    if offset < -1:
-        return -EINVAL
-    return _preadv(task, fd, iov, count, offset, flags)
-
-
-def _preadv(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flags: int) -> Result:
-    file = task.files.get_io(fd)
-    if offset != -1 and not file.ops.seekable:
-        return -ESPIPE
-    buffers = import_iovec(task, iov, count)
-    if file.flags & _UNREADABLE:
-        return -EBADF
-    if flags & ~_SUPPORTED_RWF:
-        return -EOPNOTSUPP
-    out = UserOutputBuffer(task.user, buffers)
-    nonblocking = True if flags & RWF_NOWAIT else None
-    if offset == -1:
-        return read_into(file, file.offset, out, advance=file.ops.seekable, nonblocking=nonblocking)
-    return read_into(file, offset, out, advance=False, nonblocking=nonblocking)
-
-
 # -- writing ---------------------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +223,7 @@ def pwrite64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset:
         return -EBADF
     if not file.ops.seekable:
         return -ESPIPE
-    if not _is_writable(file.flags):
+    if not is_writable(file.flags):
         return -EBADF
     if buffer.ptr + count > TASK_SIZE_MAX:
         return -EFAULT
@@ -283,60 +232,8 @@ def pwrite64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset:
     return write_from(task, file, offset, UserInput(task.user, buffer, count), advance=False)
 
 
-@syscall()
-def writev(task: Task, fd: FdNumber, iov: UserAddress, count: ULong) -> Result:
-    """man 2 writev."""
-    file = task.files.get_io(fd)
-    buffers = import_iovec(task, iov, count)
-    if not _is_writable(file.flags):
-        return -EBADF
-    return write_from(task, file, file.offset, UserInputBuffer(task.user, buffers), advance=file.ops.seekable)
-
-
-@syscall()
-def pwritev(task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong) -> Result:
-    """man 2 pwritev."""
-    if offset < 0:
-        return -EINVAL
-    return _pwritev(task, fd, iov, count, offset, 0)
-
-
-@syscall()
-def pwritev2(
-    task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Offset, _offset_high: ULong, flags: Flags
-) -> Result:
-    """man 2 pwritev2; offset -1 means the file's own."""
-    if offset < -1:
-        return -EINVAL
-    return _pwritev(task, fd, iov, count, offset, flags)
-
-
-def _pwritev(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flags: int) -> Result:
-    file = task.files.get_io(fd)
-    if offset != -1 and not file.ops.seekable:
-        return -ESPIPE
-    buffers = import_iovec(task, iov, count)
-    if not _is_writable(file.flags):
-        return -EBADF
-    if flags & ~_SUPPORTED_RWF:
-        return -EOPNOTSUPP
-    if flags & RWF_APPEND and flags & RWF_NOAPPEND:
-        return -EINVAL
-    append = True if flags & RWF_APPEND else False if flags & RWF_NOAPPEND else None
-    advance = offset == -1 and file.ops.seekable
-    return write_from(
-        task,
-        file,
-        file.offset if offset == -1 else offset,
-        UserInputBuffer(task.user, buffers),
-        advance=advance,
-        append=append,
-        nonblocking=True if flags & RWF_NOWAIT else None,
-        sync=bool(flags & (RWF_DSYNC | RWF_SYNC)),
-    )
-
-
-def _is_writable(flags: int) -> bool:
+def is_writable(flags: int) -> bool:
+    """Whether a description with these flags was opened for writing."""
     return flags & _WRITING in _WRITABLE
 
 
