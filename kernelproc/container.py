@@ -46,7 +46,6 @@ from polynix.kernelproc.incoming_directory import IncomingDirectory
 from polynix.kernelproc.kernel import PATIENCE_NS
 from polynix.kernelproc.options import ContainerOptions
 from polynix.kernelproc.outgoing_directory import OutgoingDirectory
-from polynix.kernelproc.power.manager import LoneSuspender
 from polynix.kernelproc.power.runner_link import RunnerSuspender, serve_power
 from polynix.kernelproc.programs import ProgramStarter
 
@@ -168,7 +167,7 @@ class Container(ComponentController):
         self.add(Controller, self.controller.serve)
         self.add(Connections, ContainerConnections(kernel).serve)
         self.add(Power, partial(serve_power, kernel.power))
-        if isinstance(kernel.power.suspender, LoneSuspender):  # no module has linked it with another runner
+        if kernel.power.suspender is None:  # no module has linked it with another runner
             RunnerSuspender(kernel.power, partial(kernel.expando.get(IncomingDirectory).connect, Manager), self.controller.job)
         self.add(Programs, ProgramStarter(kernel).serve)
         self.add(Scripting, lambda channel: EngineServer(engine, Scripting, _Script(kernel), channel))

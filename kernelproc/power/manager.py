@@ -1,9 +1,8 @@
 """The power manager of a container: who keeps it awake, how it falls asleep, what woke it (Starnix's ``core/power/manager.rs``).
 
 The order of a suspend that a guest asks for, by writing to /sys/power/state: the attempt is recorded; an active wakeup source, or a message that
-nobody has handled, makes it fail with EINVAL; then a :class:`Suspender` is asked. With a runner that is the runner's Manager, which asks back for
-``fall_asleep``, decides how long, and ends with ``wake_up``; without one it is :class:`LoneSuspender`. The writer is a guest thread like the
-others: its write returns after the resume.
+nobody has handled, makes it fail with EINVAL; then the :class:`Suspender` is asked, by way of the runner's Manager, which asks back for
+``fall_asleep``, decides how long, and ends with ``wake_up``. The writer is a guest thread like the others: its write returns after the resume.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from polynix.ipc.event import EventPair
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import ZxStatus
-from polynix.kernelproc.clock import AlarmDeadline
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.power.suspend_stats import SuspendStats
 from polynix.kernelproc.power.wakeup_source import WakeupSource, WakeupSources
 from polynix.kernelproc.uapi.errno import EBUSY, EINVAL
-from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from polynix.ipc.counter import Counter
@@ -31,7 +28,6 @@ log = logging.getLogger(__name__)
 
 ALARM = "[alarm]"
 WORK = "[work]"
-LONGEST_SLEEP_NS = 9_000_000_000
 TIMEOUT_REASON = "starnix-container-timeout"
 
 
@@ -53,47 +49,21 @@ class Suspender(Protocol):
         """``wake_locks`` shows EVENT_SIGNALED while the kernel must stay awake. Errors: SuspendRefused."""
 
 
-class LoneSuspender:
-    """Without a runner: asleep until an alarm, a message, a wakeup source or :meth:`PowerManager.wake`, for at most nine seconds."""
-
-    def __init__(self, power: PowerManager) -> None:
-        self.power = power
-
-    async def suspend(self, wake_locks: EventPair) -> Slept:
-        power = self.power
-        clock = power.kernel.clock
-        await power.fall_asleep()
-        begun_ns = clock.boottime_ns()
-        timeout = power.kernel.engine.call_at(AlarmDeadline(begun_ns + LONGEST_SLEEP_NS), lambda: None)
-        try:
-            if power.kept_awake_by():
-                raise SuspendRefused(",".join(power.kept_awake_by()))
-            while not power.woken_by:
-                await power.woken.wait(interruptible=False)
-            slept_ns = clock.boottime_ns() - begun_ns
-            timed_out = slept_ns >= LONGEST_SLEEP_NS and power.woken_by == [ALARM]
-            return Slept(slept_ns, TIMEOUT_REASON if timed_out else ",".join(power.woken_by))
-        finally:
-            timeout.cancel()
-            power.wake_up()
-
-
 class PowerManager:
-    """One container's. ``suspender`` is replaced when a runner takes that over."""
+    """One container's. ``suspender`` comes with the runner; without one nobody can ask for a suspend."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.sources = WakeupSources(kernel.engine)
         self.sources.on_change = self._source_changed
         self.stats = SuspendStats()
-        self.suspender: Suspender = LoneSuspender(self)
+        self.suspender: Suspender | None = None
         self.counters: dict[int, tuple[str, Counter]] = {}  # by koid: messages from outside that are still to be handled
         self.wake_locks: dict[str, WakeupSource] = {}  # /sys/power/wake_lock, also those that are not held now
         self.wakes_for_work = False  # asleep only while no guest thread has anything to do
         kernel.holds.on_kept = self._work_came
-        self.woken = WaitQueue()
         self.woken_by: list[str] = []  # since it fell asleep
-        self.on_wake: Callable[[], None] = lambda: None  # for a runner that waits elsewhere
+        self.on_wake: Callable[[], None] = lambda: None
         self.on_asleep: Callable[[], None] = lambda: None
         self._hold: Hold | None = None
         self._suspending = False
@@ -166,7 +136,6 @@ class PowerManager:
         """Something happened that a sleeping container is to be woken for; whoever put it to sleep will."""
         if reason not in self.woken_by:
             self.woken_by.append(reason)
-            self.woken.notify()
             self.on_wake()
 
     def inspect(self) -> dict[str, Any]:
@@ -203,6 +172,8 @@ class PowerManager:
                 stats.failed(clock.boottime_ns(), EBUSY if pending else EINVAL, ",".join(awake))
                 raise Errno(EBUSY if pending else EINVAL)
             try:
+                if self.suspender is None:
+                    raise SuspendRefused("no runner")
                 slept = await self.suspender.suspend(self.lock_peer)
             except SuspendRefused as refused:
                 stats.failed(clock.boottime_ns(), EINVAL, str(refused))

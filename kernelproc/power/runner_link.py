@@ -37,24 +37,33 @@ KERNEL_WAKE_SOURCE = "kernel"  # alarms, EPOLLWAKEUP: the kernel knows their nam
 
 
 class PowerServer(Power):
-    """Serves one client, the runner."""
+    """Serves one client, as a rule the runner."""
 
     def __init__(self, power: PowerManager) -> None:
         self.power = power
+        self.put_to_sleep = False
 
     async def fall_asleep(self) -> None:
+        self.put_to_sleep = True
         await self.power.fall_asleep()
 
     async def wake_up(self) -> None:
+        self.put_to_sleep = False
         self.power.wake_up()
+
+    def closed(self) -> None:
+        """A client that goes away leaves nobody asleep."""
+        if self.put_to_sleep:
+            self.power.wake_up()
 
     async def inspect(self) -> PowerInspectResponse:
         return PowerInspectResponse(json=json.dumps(self.power.inspect()))
 
 
 def serve_power(power: PowerManager, channel: Channel) -> None:
-    """Serve ``channel``; a runner that goes away leaves nobody asleep."""
-    EngineServer(power.kernel.engine, Power, PowerServer(power), channel, power.wake_up)
+    """Serve one more client."""
+    server = PowerServer(power)
+    EngineServer(power.kernel.engine, Power, server, channel, server.closed)
 
 
 class RunnerSuspender:
