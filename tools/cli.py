@@ -170,7 +170,7 @@ def trace_command(**options: Any) -> int:
 
 
 def _inspector(name: str, function: str, summary: str, *, of_process: bool = False) -> None:
-    @cli.command(name, short_help=summary, help=summary + " Of all running kernels, or of the one whose process id is given.")
+    @cli.command(name, short_help=summary, help=summary + " Of all running kernels, or of one: a container's name or id, or a kernel's process id.")
     @click.argument("kernel", metavar="[KERNEL]", required=False)
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.option("--pid", metavar="PID", type=int, default=None, hidden=not of_process, help="Only this process of the container.")
@@ -228,7 +228,7 @@ _inspector("stats", "show_statistics", "List system calls by time (needs --featu
 @click.option("--sort", metavar="FIELD", default="cpu", show_default=True, help="cpu, syscalls, faults, io, memory or pid.")
 @click.option("--json", "as_json", is_flag=True, help="Print one look as JSON, threads included.")
 def top_command(**options: Any) -> None:
-    """Watch what processes and threads do, of all running kernels or of the one whose process id is given.
+    """Watch what processes and threads do, of all running kernels or of one: a container's name or id, or a kernel's process id.
 
     Everything shown is read from shared memory and from the host's own accounting: looking costs the kernels nothing.
     """
@@ -287,7 +287,7 @@ def _one_line_container_errors(program: str) -> Iterator[None]:
 @click.option("--interval", metavar="S", type=click.FloatRange(min=0.05), default=0.5, show_default=True, help="Time between two samples.")
 @click.option("--report", metavar="FILE", default=None, help="Write an HTML report: one file that needs no network.")
 @click.option("--json", "json_path", metavar="FILE", default=None, help="Write everything as JSON.")
-@click.option("--container", metavar="KERNEL", default=None, help="Watch a running container instead of starting a program.")
+@click.option("--container", metavar="NAME", default=None, help="Watch a running container (or a kernel, by its process id) instead of starting a program.")
 @click.option("--windows", metavar="S", type=click.FloatRange(min=0.05), default=None, help="Measure interference: hold all but one or two for S seconds each.")
 @click.option("--against", metavar="COMMAND", multiple=True, help="Measure interference: whole runs beside COMMAND. Repeatable.")
 @click.option("--kill", metavar="PID", type=int, default=None, help="Kill this process of the container, and see what it does to the others.")

@@ -212,6 +212,23 @@ print("futex", hex(ctypes.addressof(mutex)), flush=True)
         process.kill()
 
 
+def test_containers_of_a_runner_are_chosen_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    runner = subprocess.Popen([*POLYNIX, "runner"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        command = [*POLYNIX, "start", "box", "--", "sh", "-c", "while :; do :; done"]
+        while subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode and time.monotonic() < deadline:
+            time.sleep(0.2)
+        _, document = profile(tmp_path, "--container", "box", "--seconds", "1")
+        assert any(row["comm"] == "sh" and row["user_ns"] > 1e8 for row in document["processes"])
+        top = subprocess.run([*POLYNIX, "top", "box", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert [look["kernel"] for look in json.loads(top.stdout)] == [document["kernel_pid"]]
+    finally:
+        runner.terminate()
+        runner.communicate(timeout=30)
+
+
 def test_a_kernel_that_dies_leaves_what_was_seen(tmp_path: Path) -> None:
     target, page = tmp_path / "profile.json", tmp_path / "report.html"
     command = [*POLYNIX, "profile", "--interval", "0.1", "--json", str(target), "--report", str(page), "--", "sh", "-c", "echo $PPID; while :; do :; done"]

@@ -203,8 +203,8 @@ def test_an_interrupt_ends_the_run_in_order(tmp_path: Path) -> None:
 
 def children_named(comm: str) -> bool:
     """Whether the tool's containers run a guest of this name by now."""
-    result = subprocess.run([*POLYNIX, "ps", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    return any(row["command"] == comm for row in json.loads(result.stdout or "[]"))
+    result = subprocess.run([*POLYNIX, "tree", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    return any(row["comm"] == comm for row in json.loads(result.stdout or "[]"))
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
