@@ -10,10 +10,26 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from polynix.addrspace import _restricted as restricted
-from restricted_guests import ARCH_SET_GS, DATA, MAP_FIXED, MAP_SHARED, PROT_READ, PROT_WRITE, SECOND, SPIN, STACK_TOP, SYS_ARCH_PRCTL, SYS_MMAP, Machine
+from polynix.addrspace.restricted import STUB_PATH
+from restricted_guests import (
+    ARCH_SET_GS,
+    DATA,
+    MAP_FIXED,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    SECOND,
+    SPIN,
+    STACK_TOP,
+    SYS_ARCH_PRCTL,
+    SYS_MMAP,
+    Guest,
+    Machine,
+)
 from test_restricted_threads import start_thread
 
 SYS_TGKILL = 234
@@ -204,7 +220,7 @@ def test_kicks_at_any_moment(machine: Machine, light: bool, sleepy: bool) -> Non
     kicker = Kicker(slot)
     calls = kicks = 0
     try:
-        while calls < (5_000 if sleepy else 20_000) or kicks < 200:
+        while calls < (2_000 if sleepy else 20_000) or kicks < 200:
             reason = machine.next(slot)
             if reason == restricted.KICK:
                 kicks += 1
@@ -213,8 +229,9 @@ def test_kicks_at_any_moment(machine: Machine, light: bool, sleepy: bool) -> Non
             assert reason == restricted.SYSCALL, (reason, slot.registers())
             assert slot.syscall()[:2] == (39, calls)
             calls += 1
-            if sleepy:
+            if sleepy:  # it goes to sleep, is woken by kicks, and goes to sleep again
                 slot.calm_down()
+                time.sleep(1e-4)
             if not light:
                 slot.set_register(restricted.REG_R14, calls)
             slot.resume_syscall(calls + 6)
@@ -227,6 +244,100 @@ def test_kicks_at_any_moment(machine: Machine, light: bool, sleepy: bool) -> Non
             calls += 1
             slot.resume_syscall(calls + 6)
         slot.resume()
+
+
+PTRACE_CONT, PTRACE_SINGLESTEP, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 9, 12, 13, 0x4206, 0x4207
+TRAP_FLAG = 0x100
+WALL = 0x40000000
+
+
+class Stepper:
+    """Takes the guest's first thread through its instructions one by one, from outside."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.pid = guest.stub.pid
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        if self.ask(PTRACE_SEIZE) != 0:
+            pytest.skip("no ptrace here")
+
+    def ask(self, request: int, data: object = None) -> int:
+        return int(self.libc.ptrace(request, self.pid, None, data))
+
+    def stop(self) -> None:
+        assert self.ask(PTRACE_INTERRUPT) == 0
+        os.waitpid(self.pid, WALL)
+
+    def step(self) -> int:
+        """The instruction pointer after one more instruction."""
+        assert self.ask(PTRACE_SINGLESTEP) == 0
+        os.waitpid(self.pid, WALL)
+        registers = (ctypes.c_uint64 * 27)()
+        assert self.ask(PTRACE_GETREGS, ctypes.byref(registers)) == 0
+        return int(registers[16])
+
+    def go_on(self, signo: int) -> None:
+        assert self.ask(PTRACE_CONT, ctypes.c_void_p(signo)) == 0
+
+    def end_steps(self) -> None:
+        """Stepping over `pushf` leaves the trap flag among the guest's own: a thread that stopped for that goes on without it."""
+        if os.waitpid(self.pid, WALL | os.WNOHANG)[0]:
+            registers = (ctypes.c_uint64 * 27)()
+            assert self.ask(PTRACE_GETREGS, ctypes.byref(registers)) == 0
+            registers[18] &= ~TRAP_FLAG
+            assert self.ask(PTRACE_SETREGS, ctypes.byref(registers)) == 0
+            self.go_on(0)
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_a_kick_at_every_instruction(machine: Machine, light: bool) -> None:
+    """From the resume after a call, through the guest, up to where the thread sleeps in its next call."""
+    image = Path(STUB_PATH).read_bytes()
+    (sleep,) = [restricted.STUB_TEXT + offset for offset in range(restricted.GUEST_VDSO - restricted.STUB_TEXT) if image.startswith(b"\x0f\x05\xc3", offset)]
+    guest = machine.guest(f"xor ebx, ebx; again: mov rdi, rbx; {PATCHED} lea r13, [rbx + 7]; cmp rax, r13; jne 1f; inc rbx; jmp again; 1: hlt")
+    slot = guest.slot
+    guest.next_syscall()
+    stepper = Stepper(guest)
+    calls, instructions, place = 0, 0, 0
+    left: list[int] = []
+
+    def leaves() -> None:
+        nonlocal calls
+        left.append(slot.reason)
+        assert slot.ip < restricted.STUB_TEXT
+        if slot.reason != restricted.KICK:
+            calls += 1
+            assert (slot.reason, slot.syscall()[:2]) == (restricted.SYSCALL, (39, calls)), (instructions, hex(place), left)
+
+    while not (left and place == sleep):
+        instructions += 1
+        left.clear()
+        stepper.stop()
+        if not light:
+            slot.set_register(restricted.REG_R14, calls)
+        slot.resume_syscall(calls + 7)
+        in_guest = False
+        for _ in range(instructions):
+            place = stepper.step()
+            in_guest = in_guest or place < restricted.STUB_TEXT
+            if not left and slot in machine.monitor.wait(0, 0)[0]:
+                leaves()
+            if left and place == sleep:
+                break
+        asleep = bool(left) and place == sleep
+        stepper.go_on(restricted.KICK_SIGNAL)
+        while restricted.KICK not in left or left[-1] == restricted.KICK:
+            if left and left[-1] == restricted.KICK:
+                slot.resume()
+            elif left:
+                slot.resume_syscall(calls + 7)
+            deadline = time.monotonic() + 10
+            while slot not in machine.monitor.wait(SECOND // 1000, SPIN)[0]:
+                assert time.monotonic() < deadline, (instructions, hex(place), left)
+                stepper.end_steps()
+            leaves()
+        assert left[: 1 + in_guest].count(restricted.KICK) == 1, (instructions, hex(place), left)  # at once, or with the call that had begun
+        place = sleep if asleep else 0
+    assert instructions > 100
 
 
 def test_kick_while_it_sleeps_for_the_kernel(machine: Machine) -> None:
