@@ -26,6 +26,7 @@ MESSAGE_COST = 256
 HANDLE_COST = 64
 
 RIGHTS = (Rights.BASIC & ~Rights.DUPLICATE) | Rights.IO | Rights.SIGNAL | Rights.SIGNAL_PEER
+_NEWS = Signals.READABLE | Signals.PEER_CLOSED
 _READABLE, _WRITABLE = int(Signals.READABLE), int(Signals.WRITABLE)
 
 
@@ -157,7 +158,9 @@ class ChannelEnd(KernelObject):
     def write_plain(self, datas: Sequence[bytes], cost: int) -> None:
         OBJECTS.acquire()
         try:
-            peer = self.check_writable()
+            peer = self.peer
+            if peer is None or peer.is_full:
+                peer = self.check_writable()
             peer.deliver_plain(datas, cost)
             if peer.is_full:
                 self.update_signals(Signals.WRITABLE, Signals.NONE)
@@ -407,12 +410,14 @@ class Channel(Handle):
     def read_blocking(self, deadline_ns: int = INFINITE) -> tuple[bytes, list[Handle]]:
         """Block for a message. Errors: PEER_CLOSED once all has been read, TIMED_OUT, CANCELED."""
         while True:
+            end = self._end
+            if not end.queue and end.peer is not None:  # an exception would cost more than the rest
+                self.wait(_NEWS, deadline_ns)
             try:
                 return self.read()
             except ZxStatus as error:
                 if error.status != Status.SHOULD_WAIT:
                     raise
-            self.wait(Signals.READABLE | Signals.PEER_CLOSED, deadline_ns)
 
     def signal_peer(self, clear: Signals, set_: Signals) -> None:
         """Set and clear user signals at the other end. Errors: PEER_CLOSED, INVALID_ARGS."""

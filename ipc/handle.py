@@ -301,7 +301,28 @@ class Handle:
         """Block until one of ``signals`` is set; returns all that are. ``deadline_ns`` is absolute, on CLOCK_MONOTONIC.
         Errors: TIMED_OUT, CANCELED when the handle is closed meanwhile.
         """
-        return wait_many([(self, signals)], deadline_ns)[0]
+        object_ = self._require(Rights.WAIT)
+        bits = signals._value_
+        if not object_.bits & bits:
+            sleeper = Sleeper()
+            told: list[tuple[Status, Signals]] = []
+
+            def notice(status: Status, pending: Signals) -> None:
+                told.append((status, pending))
+                sleeper.wake()
+
+            observer = self.wait_async(signals, notice)
+            try:
+                if not sleep_until(sleeper, None if deadline_ns >= INFINITE else deadline_ns / 1e9):
+                    raise ZxStatus(Status.TIMED_OUT)
+            finally:
+                if not told:
+                    object_.forget(observer)
+            status, pending = told[0]
+            if status != Status.OK:
+                raise ZxStatus(status)
+            return pending
+        return object_.pending
 
     async def on_signals(self, signals: Signals) -> Signals:
         """Wait in an asyncio loop. Errors: CANCELED."""

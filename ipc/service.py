@@ -97,12 +97,11 @@ class Service:
                     self._seen = self._leads
                 continue
             with self._lead:
-                sleeping = [sleeper for sleeper in self._sleepers if not sleeper.woken]
                 served.leader = threading.get_ident()
                 served.serve(-1)
                 served.leader = 0
-                aside = any(sleeper.woken for sleeper in sleeping)
-        for sleeper in self._sleepers:
+                aside = any(sleeper.woken for sleeper in list(self._sleepers))  # who sleeps again, leads
+        for sleeper in list(self._sleepers):
             sleeper.rouse()
 
     def sleep(self, sleeper: Sleeper, timeout: float) -> None:
@@ -131,7 +130,7 @@ class Service:
             sleeper.leading = None
             self._lead.release()
             if self._sleepers:  # one of them leads now
-                for other in self._sleepers:
+                for other in list(self._sleepers):
                     if not other.woken:
                         other.rouse()
                         break

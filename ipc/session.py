@@ -340,7 +340,7 @@ class Session:
         """Called with the objects' lock held: queue a record, which goes when the lock is released."""
         if not self.ended:
             self._wire.send(record)
-            if not self._flush_due:
+            if not self._flush_due and not self._wire.is_stalled:  # looked at after the record is queued
                 self._flush_due = True
                 OBJECTS.after(self._flush)
 

@@ -193,6 +193,11 @@ class Wire:
         return True
 
     @property
+    def is_stalled(self) -> bool:
+        """Whether nothing can go before the other side says that it has caught up; who hears that flushes."""
+        return self._sent - self._confirmed >= FRAMES_AHEAD and not self._ack_wanted
+
+    @property
     def has_unsent(self) -> bool:
         return bool(self._outgoing)
 

@@ -194,7 +194,8 @@ class Member:
     def send(self, record: bytes) -> None:
         if not self.ended:
             self.wire.send(record)
-            self._flush_later()
+            if not self.wire.is_stalled:  # looked at after the record is queued
+                self._flush_later()
 
     def _flush_later(self) -> None:
         if not self._flush_due:

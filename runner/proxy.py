@@ -221,6 +221,9 @@ class _Direction:
                 self._wait(self._read_channel, _WANTED)
                 return
             self._pass_on(many)
+            if len(many) < _TURN and not self._read_channel.has(_WANTED):
+                self._wait(self._read_channel, _WANTED)
+                return
         except PeerClosed:
             self._end(None)
         except ZxStatus as error:
