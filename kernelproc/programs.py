@@ -72,6 +72,8 @@ class ProgramStarter(Programs):
         try:
             if request.arguments is None:
                 raise Errno(EINVAL)
+            if kernel.power.sleeps_for_others:
+                return self._failed(request, 0, path, "the container is suspended: resume it first")
             arguments = ProgramArguments.unpack(request.arguments)
             path = arguments.argv[0] if arguments.argv else b""
             task, console = await self._start(request, arguments, descriptors)

@@ -60,7 +60,7 @@ class PowerManager:
         self.suspender: Suspender | None = None
         self.counters: dict[int, tuple[str, Counter]] = {}  # by koid: messages from outside that are still to be handled
         self.wake_locks: dict[str, WakeupSource] = {}  # /sys/power/wake_lock, also those that are not held now
-        self.wakes_for_work = False  # asleep only while no guest thread has anything to do
+        self.wakes_for_work = False  # of itself, asleep only while no guest thread has anything to do
         kernel.holds.on_kept = self._work_came
         self.woken_by: list[str] = []  # since it fell asleep
         self.on_wake: Callable[[], None] = lambda: None
@@ -108,6 +108,11 @@ class PowerManager:
         """Every guest thread is held, and CLOCK_MONOTONIC stands still."""
         return self.kernel.clock.stopped
 
+    @property
+    def sleeps_for_others(self) -> bool:
+        """Asleep because somebody outside wants that, for as long as he does; not its own guests, nor for want of work."""
+        return self._hold is not None and not self._suspending
+
     async def fall_asleep(self) -> None:
         """Hold every guest thread, then stop the clock."""
         hold = self._hold
@@ -122,7 +127,7 @@ class PowerManager:
                 self._work_came()
 
     def _work_came(self) -> None:
-        if self.wakes_for_work and self.asleep:
+        if self.wakes_for_work and self.asleep and not self.sleeps_for_others:
             self.wake(WORK)
 
     def wake_up(self) -> None:

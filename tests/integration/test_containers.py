@@ -244,6 +244,8 @@ def test_a_suspended_container_makes_no_progress(service: Service) -> None:
     assert wait_until(lambda: service.run("logs", "ticker").stdout)
     assert service.run("suspend", "ticker").returncode == 0
     assert [row["state"] for row in service.ps() if row["name"] == "ticker"] == ["suspended"]
+    refused = service.run("exec", "ticker", "--", "true")
+    assert (refused.returncode, refused.stderr) == (125, "polynix: the container is suspended: resume it first\n")
     seen = service.run("logs", "ticker").stdout
     time.sleep(0.5)
     assert service.run("logs", "ticker").stdout == seen
