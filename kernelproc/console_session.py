@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from polynix.kernelproc.devices.host_file import open_host_descriptor
 from polynix.kernelproc.devices.pty import PtyMaster, open_master, open_slave
 from polynix.kernelproc.fs.devpts import peer_place
-from polynix.kernelproc.mounts import BootTask
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.exec import start_program
 from polynix.kernelproc.task.fd_table import FdTable
+from polynix.kernelproc.task.kernel_tasks import KTHREADD_PID
 from polynix.kernelproc.task.resource_limits import ResourceLimits
 from polynix.kernelproc.uapi.fcntl import O_ACCMODE, O_APPEND, O_NOCTTY, O_RDWR
 from polynix.kernelproc.uapi.poll import POLLIN, POLLOUT
@@ -22,7 +22,6 @@ from polynix.kernelproc.vfs.fs_context import FsContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from polynix.kernelproc.kernel import Kernel
 
@@ -37,7 +36,7 @@ async def run_on_console(
     Errors: Errno as of execve.
     """
     wire = [_open(kernel, fd).retain() for fd in descriptors]
-    task: Any = BootTask(kernel)
+    task = kernel.pids.tasks[KTHREADD_PID]  # in whose name the kernel opens the pair
     master = open_master(kernel, task)
     routines = []
     try:

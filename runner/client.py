@@ -37,8 +37,8 @@ from polynix.ipc.protocols.containers import (
 from polynix.ipc.protocols.programs import ProgramArguments, ProgramsSpawnRequest
 from polynix.ipc.session import Session
 from polynix.runner import parameters
-from polynix.runner.container_log import Record, parse_records
 from polynix.runner.errors import ContainerError
+from polynix.runner.log_records import Record, parse_records
 from polynix.runner.run_directory import service_path
 
 if TYPE_CHECKING:

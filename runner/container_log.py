@@ -1,45 +1,20 @@
 """The log of a detached container: what its programs wrote to standard output and error, with times, bounded.
 
-A record is a header (:data:`HEADER`: CLOCK_REALTIME in ns, 1 for output or 2 for errors, length) and the bytes. Records have one logical offset, counted
-from the container's start; the newest :data:`LIMIT` bytes or more are kept, in two files of which the older is dropped when the newer is full.
+Records (:mod:`polynix.runner.log_records`) have one logical offset, counted from the container's start; the newest :data:`LIMIT` bytes or more are kept, in
+two files of which the older is dropped when the newer is full.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import struct
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
 
-HEADER = struct.Struct("<qBI")
+from polynix.runner.log_records import HEADER
+
 LIMIT = 16 << 20  # bytes of one file
 _CHUNK = 16384  # a record fits in an answer
-OUTPUT, ERRORS = 1, 2
-
-
-class Record(NamedTuple):
-    """What was read from one of the streams at a time."""
-
-    time_ns: int
-    stream: int
-    data: bytes
-
-
-def parse_records(data: bytes) -> Iterator[Record]:
-    """The records in ``data``, which are whole. Errors: ValueError."""
-    offset = 0
-    while offset < len(data):
-        if offset + HEADER.size > len(data):
-            raise ValueError("half a record")
-        when, stream, length = HEADER.unpack_from(data, offset)
-        offset += HEADER.size
-        if offset + length > len(data):
-            raise ValueError("half a record")
-        yield Record(when, stream, data[offset : offset + length])
-        offset += length
 
 
 class ContainerLog:

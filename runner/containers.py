@@ -57,8 +57,9 @@ from polynix.ipc.protocols.programs import (
     ProgramSignalRequest,
     SpawnFailure,
 )
-from polynix.runner.container_log import ERRORS, OUTPUT, ContainerLog
+from polynix.runner.container_log import ContainerLog
 from polynix.runner.kernels import StartError
+from polynix.runner.log_records import ERRORS, OUTPUT
 
 if TYPE_CHECKING:
     from polynix.runner.container_instance import ContainerInstance

@@ -142,7 +142,7 @@ class ContainersReadLogResponse:
     offset: int = member(UINT64)
     """Where ``data`` begins; more than was asked for if that has been dropped."""
     data: bytes = member(BYTES)
-    """Whole records (polynix.runner.container_log), none after the last."""
+    """Whole records (polynix.runner.log_records), none after the last."""
     ended: bool = member(BOOL)
     """Nothing will be added."""
 
