@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polynix.tools.bench_containers import measure as measure_containers
 from polynix.tools.bench_rows import ROWS, Row
 from polynix.tools.bench_suspend import measure as measure_suspend
 from polynix.tools.bench_system import idle_cpu, memory_of_sleepers, wall_of_true
 
 SOURCES = Path(__file__).parent / "bench"
-CONTAINER_ROWS = ("true", "idle", "sleepers", "suspend", "wake")
+CONTAINER_ROWS = ("true", "start", "containers", "idle", "sleepers", "suspend", "wake")
 POLYNIX = [sys.executable, "-m", "polynix.tools.start", "run", "--"]
 
 
@@ -186,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peers = [] if options.no_peers else [peer for peer in PEERS if peer.found]
     result: dict[str, Any] = {"machine": machine(), "peers": [peer.name for peer in peers], "rows": {}}
     suspended: tuple[float, float] | None = None
+    started: tuple[list[float], float] | None = None
     with tempfile.TemporaryDirectory(prefix="polynix-bench-") as folder:
         Path(folder).chmod(0o755)
         programs = build(Path(folder))
@@ -193,6 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name} …", end=" ", flush=True)
             if name == "true":
                 row = entry("start-up of `true`", "ms", *wall_of_true(POLYNIX, options.repeat, peers), "≤ 300")
+            elif name in ("start", "containers"):
+                started = started or measure_containers(POLYNIX[:-2], options.repeat)
+                if name == "start":
+                    row = entry("`polynix start` with a runner", "ms", [None], list(started[0]), {}, "≤ 150")
+                else:
+                    row = entry("50 containers, one after another", "ms", [None], [started[1]], {}, "")
             elif name == "idle":
                 row = entry("CPU in 30 s of `sleep 40`", "s", [None], [idle_cpu(POLYNIX)], {}, "≤ 0.15")
             elif name == "sleepers":
