@@ -48,6 +48,7 @@ def profile(options: ProfileOptions) -> int:
     for path in (options.report, options.json_path):
         check_writable(path)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     extras = Extras()
     status: int | None = None
     if options.command:
