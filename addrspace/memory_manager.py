@@ -271,10 +271,10 @@ class MemoryManager:
             return
         if vma.in_region():
             self.calls.map_region(vma.start, vma.end, vma.prot)
-        elif isinstance(vma.object, PagedMemory):
-            self.map_present(vma, vma.start, vma.end)
         elif vma.prot & PROT_EXEC and self.texts is not None and self._map_patched(vma, self.texts):
             return
+        elif isinstance(vma.object, PagedMemory):
+            self.map_present(vma, vma.start, vma.end)
         else:
             self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=vma.kind is VmaKind.FILE)
 
@@ -284,8 +284,11 @@ class MemoryManager:
         assert isinstance(memory, PagedMemory)
         base = vma.offset - vma.start
         for low, high in memory.runs(start + base, end + base):
-            self.user.map(low - base, high - base, vma.prot, memory, low)
+            self._show_user(vma, low - base, high - base)
             self.calls.map_object(low - base, high - base, vma.prot, memory, low, private=vma.kind is VmaKind.FILE)
+
+    def _show_user(self, vma: Vma, start: int, end: int) -> None:
+        self.user.map(start, end, vma.prot, vma.object, vma.offset + start - vma.start)
 
     # -- patched text (text_store.py) -------------------------------------------------------------------------------------------------------
 
@@ -313,8 +316,15 @@ class MemoryManager:
                 del self.trampolines[other]
             self.trampolines[place] = text
             self.calls.map_object(place, end, PROT_READ | PROT_EXEC, text.object, text.length, private=True)
+        if isinstance(vma.object, PagedMemory):
+            self._show_user(vma, vma.start, vma.end)  # it was read to be patched, and so all of it is present
         self.calls.map_object(vma.start, vma.end, vma.prot, text.object, vma.offset - text.start, private=True)
         return True
+
+    def _is_patched(self, vma: Vma) -> bool:
+        """Whether there is a patched copy, of which no part may be mapped as the file has it while another is not."""
+        texts = self.texts if vma.prot & PROT_EXEC else None
+        return texts is not None and texts.find(vma.object, vma.offset, vma.length, self.displacement_of(vma.start)) is not None
 
     def patch(self, vma: Vma, text: PatchedText) -> None:
         """``vma`` was mapped before its text was patched: have the stub map that instead, if it has not."""
@@ -327,7 +337,9 @@ class MemoryManager:
             if place < end and start < place + text.trampolines_length:
                 del self.trampolines[place]
                 for vma in self.overlapping(place - text.displacement, place - text.displacement + text.length):
-                    if vma.kind is VmaKind.FILE and vma.prot & PROT_EXEC:
+                    if vma.kind is VmaKind.FILE and vma.prot & PROT_EXEC and isinstance(vma.object, PagedMemory):
+                        self.map_present(vma, vma.start, vma.end)
+                    elif vma.kind is VmaKind.FILE and vma.prot & PROT_EXEC:
                         self.calls.map_object(vma.start, vma.end, vma.prot, vma.object, vma.offset, private=True)
                 self.calls.unmap(place, place + text.trampolines_length)
 
@@ -464,7 +476,7 @@ class MemoryManager:
 
     def map_again(self, vma: Vma, address: int) -> None:
         """Make the stub map ``vma`` at ``address`` once more: a thread faulted on what another thread's batch has yet to map, or on a chunk that has come."""
-        if not isinstance(vma.object, PagedMemory):
+        if not isinstance(vma.object, PagedMemory) or self._is_patched(vma):
             self._map_host(vma)
             return
         base = vma.offset - vma.start

@@ -45,7 +45,10 @@ def consider_patching(task: Task, slot: Slot) -> None:
     node = vma.file.node  # type: ignore[attr-defined]  # an open file description, seen from here
     if node.mode & READABLE_BY_ALL and node.ops.is_immutable(node):
         displacement = mm.displacement_of(vma.start)
-        text = mm.texts.add(vma.object, vma.offset, vma.length, displacement) if displacement else None
+        try:
+            text = mm.texts.add(vma.object, vma.offset, vma.length, displacement) if displacement else None
+        except OSError:  # the file can't be read now
+            return
         if text is not None:
             mm.patch(vma, text)
 

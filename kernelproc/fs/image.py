@@ -143,6 +143,9 @@ class ImageDirectory(ImageNode):
 class ImageFile(ImageNode):
     """A regular file."""
 
+    def is_immutable(self, node: FsNode) -> bool:
+        return True
+
     def memory(self) -> PagedMemory:
         """The content. Errors: EUCLEAN, EIO."""
         return ask(self.image.pages.memory_of, self.inode)
