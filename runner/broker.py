@@ -41,6 +41,7 @@ from polynix.runner.member import Member, Peer
 log = logging.getLogger(__name__)
 
 _CREDENTIALS = struct.Struct("iII")
+_CLOSE_SECONDS = 1.0
 _BATCH = 16  # frames of one member before the others' turn
 
 OnConnect = Callable[[Peer, Channel], None]
@@ -255,6 +256,9 @@ class Broker:
             self._closing = True
         self.ended = True
         self._service.join()
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while any(member.wire.has_unsent for member in self._members.values()) and time.monotonic() < deadline:
+            self.serve(0.01)
         with contextlib.suppress(OSError):
             os.unlink(self._endpoints.socket_path(BROKER_SOCKET))
         self._listener.close()

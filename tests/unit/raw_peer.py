@@ -8,11 +8,17 @@ import os
 import random
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import zmq
+from polynix.ipc.channel import RIGHTS, Channel
 from polynix.ipc.record import ENTRY, HEADER, Entry, Operation
 from polynix.ipc.session import BROKER_SOCKET
+from polynix.ipc.status import ZxStatus
 from polynix.ipc.wire import MAGIC
+
+if TYPE_CHECKING:
+    from realm import Realm
 
 
 class RawPeer:
@@ -73,3 +79,22 @@ def random_record(source: random.Random) -> bytes:
     if source.random() < 0.05:
         return record(operation, number(), data, entries, size=source.choice([0, 1, 0xFFFF_FFFF]))
     return record(operation, number(), data, entries)
+
+
+def send_random_records(realm: Realm, seed: int) -> None:
+    """One peer's life, with a channel and a few descriptors to play with."""
+    source = random.Random(seed)
+    peer = RawPeer(realm.directory)
+    _, root = realm.connected.get(timeout=20)
+    try:
+        peer.send(record(Operation.CREATE, 2, b"", (Entry(2, int(RIGHTS), 1), Entry(4, int(RIGHTS), 1))))
+        for tag in range(source.randrange(3)):
+            peer.send_descriptor(2 * tag + 2)
+        kept, sent = Channel.create()
+        kept.write(b"in it")
+        with contextlib.suppress(ZxStatus):
+            root.write(b"for you", [sent])
+        for _ in range(source.randrange(1, 12)):
+            peer.send(random_record(source))
+    finally:
+        peer.close()
