@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._usercopy import Fault
@@ -56,11 +56,11 @@ def entry(task, a0, a1, a2, a3, a4, a5):
         return result
     return tracer.other(task, number, started, result, (a0, a1, a2, a3, a4, a5))
 """
-_PLAIN = "pack(ring, first + (next(slots) & mask), started, now(), task.tid, number, {kind}, 0, result{arguments})"
+_PLAIN = "pack(ring, next(places), started, now(), task.tid, {what}, result{arguments})"
 _WITH_PATH = """text = tracer.text
         length = len(text)
         if length <= {text_size}:
-            pack(ring, first + (next(slots) & mask), started, now(), task.tid, number, {kind}, length, result{arguments}, text)
+            pack(ring, next(places), started, now(), task.tid, number, {kind}, length, result{arguments}, text)
         else:
             tracer.store({kind}, task.tid, number, started, result{arguments})"""
 
@@ -72,12 +72,13 @@ class Tracer(SyscallObserver):
         self.kernel = kernel
         self.ring, slots = map_ring(path)
         self.slots = slots
-        self.mask = slots * SLOT_SIZE - 1
-        self.counter = itertools.count(0, SLOT_SIZE)
+        self._laps = 0
+        self._places = itertools.chain.from_iterable(self._each_lap())  # where the next slot lies; all in C but once a lap
         self.now = time.monotonic_ns
         self._names = itertools.count()
         self.text = b""  # the paths that the call in progress has read
         self._struct = [struct.Struct(f"{SLOT}{count}Q") for count in range(7)]  # shorter ones leave what the slot held: the reader knows how many there are
+        self._plain = [struct.Struct(f"@QQIIq{count}Q") for count in range(7)]  # number, kind and no text as one word
         self._with_text = [struct.Struct(f"{SLOT}{count}Q{8 * (6 - count)}x{TEXT_SIZE}s") for count in range(7)]
         self._pack_text = struct.Struct(f"{SLOT[:-1]}{CONTINUED_SIZE}s").pack_into
         self._end = self._struct[0].pack_into
@@ -88,25 +89,26 @@ class Tracer(SyscallObserver):
 
     # -- writing --------------------------------------------------------------------------------------------------------------------------
 
-    def place(self) -> int:
-        """Where the next slot lies."""
-        return EVENTS_OFFSET + (next(self.counter) & self.mask)
+    def _each_lap(self) -> Iterator[range]:
+        while True:
+            self._laps += 1
+            yield range(EVENTS_OFFSET, EVENTS_OFFSET + self.slots * SLOT_SIZE, SLOT_SIZE)
 
     def store(self, kind: int, tid: int, number: int, started: int, result: int, *arguments: int) -> None:
         """A call's slot, and as many more as its paths need."""
         text = self.text
         ended = self.now()
         pack = self._with_text[len(arguments)].pack_into
-        pack(self.ring, self.place(), started, ended, tid, number, kind, min(len(text), 255), result, *arguments, text[:TEXT_SIZE])
+        pack(self.ring, next(self._places), started, ended, tid, number, kind, min(len(text), 255), result, *arguments, text[:TEXT_SIZE])
         if len(text) > TEXT_SIZE:
             for begin in range(TEXT_SIZE, len(text), CONTINUED_SIZE):
                 piece = text[begin : begin + CONTINUED_SIZE]
-                self._pack_text(self.ring, self.place(), ended, ended, tid, number, Kind.TEXT, len(piece), piece)
+                self._pack_text(self.ring, next(self._places), ended, ended, tid, number, Kind.TEXT, len(piece), piece)
 
     def note(self, kind: Kind, tid: int, number: int = 0, result: int = 0, arguments: tuple[int, ...] = ()) -> None:
         """Something that is no system call."""
         now = self.now()
-        self._struct[len(arguments)].pack_into(self.ring, self.place(), now, now, tid, number, kind, 0, result, *arguments)
+        self._struct[len(arguments)].pack_into(self.ring, next(self._places), now, now, tid, number, kind, 0, result, *arguments)
 
     def name(self, tid: int, pid: int, name: bytes) -> None:
         """Who a thread is from now on."""
@@ -135,14 +137,15 @@ class Tracer(SyscallObserver):
         shape = shape_of(table.names.get(number, str(number)))
         count = len(shape.names) if table.names.get(number) in table.functions else _OTHER_ARGUMENTS
         arguments = "".join(f", a{index}" for index in range(count))
-        store = (_WITH_PATH if shape.paths else _PLAIN).format(kind=int(Kind.CALL), arguments=arguments, text_size=TEXT_SIZE)
-        pack = (self._with_text if shape.paths else self._struct)[count].pack_into
+        kind = int(Kind.CALL)
+        store = (_WITH_PATH if shape.paths else _PLAIN).format(kind=kind, what=number | kind << 16, arguments=arguments, text_size=TEXT_SIZE)
+        pack = (self._with_text if shape.paths else self._plain)[count].pack_into
         source = _ENTRY.format(store=store, fault=-EFAULT)
         if not shape.paths:
             source = source.replace('    tracer.text = b""\n', "")
         scope: dict[str, Any] = {
             "tracer": self, "call": call, "number": number, "now": self.now, "pack": pack, "ring": self.ring,
-            "first": EVENTS_OFFSET, "slots": self.counter, "mask": self.mask, "Errno": Errno, "Fault": Fault,
+            "places": self._places, "Errno": Errno, "Fault": Fault,
         }  # fmt: skip
         exec(source, scope)
         entry: table.Entry = scope["entry"]
@@ -167,7 +170,7 @@ class Tracer(SyscallObserver):
             raise
         finally:
             now = self.now()
-            self._end(self.ring, self.place(), now, now, task.tid, number, Kind.END, 0, result if type(result) is int else NO_RESULT)
+            self._end(self.ring, next(self._places), now, now, task.tid, number, Kind.END, 0, result if type(result) is int else NO_RESULT)
 
     # -- what lies beside -----------------------------------------------------------------------------------------------------------------
 
@@ -223,6 +226,6 @@ class Tracer(SyscallObserver):
 
     def close(self) -> None:
         """Say how much there was."""
-        written = next(self.counter) // SLOT_SIZE
+        written = (next(self._places) - EVENTS_OFFSET) // SLOT_SIZE + (self._laps - 1) * self.slots
         HEADER.pack_into(self.ring, 0, MAGIC, VERSION, self.slots, written)
 
