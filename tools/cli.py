@@ -337,7 +337,7 @@ Exit status: 0 when everything was as it should be, 1 when something was found,
 @click.option("--rate", "-r", metavar="R", type=click.FloatRange(min=0), default=0.0, help="Operations a second of each worker; by default as fast as they go.")
 @click.option("--ramp", is_flag=True, help="Start the workers one after the other, over a quarter of the duration before it.")
 @click.option("--mix", metavar="KIND:WEIGHT,...", default=None, help="Which stressors: pipe, socket, fork, mem, futex, fs, signal; by default all.")
-@click.option("--faults", metavar="kill:N", default=None, help="Kill N workers a second in each container, and start them anew.")
+@click.option("--faults", metavar="FAULT", multiple=True, help="kill:N workers a second; fail:RULE, delay:RULE, shorten:RULE as of run. Repeatable.")
 @click.option("--seed", metavar="S", type=click.IntRange(min=0), default=None, help="Repeat a run; by default a fresh one, which is printed.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="Split the containers over the workers of a Dask scheduler.")
 @click.option("--report", metavar="FILE", default=None, help="Write an HTML report: one file that needs no network.")
@@ -346,7 +346,7 @@ Exit status: 0 when everything was as it should be, 1 when something was found,
 @_container_options
 @click.argument("command", metavar="[COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
 def stress_command(
-    containers: int, processes: int, threads: int, duration: str, rate: float, ramp: bool, mix: str | None, faults: str | None, seed: int | None,
+    containers: int, processes: int, threads: int, duration: str, rate: float, ramp: bool, mix: str | None, faults: tuple[str, ...], seed: int | None,
     cluster: str | None, report: str | None, json_path: str | None, quiet: bool, command: tuple[str, ...], rootfs: str, binds: tuple[str, ...], user: str,
     features: tuple[str, ...], memory: str,
 ) -> int:  # fmt: skip
@@ -359,6 +359,7 @@ def stress_command(
         raise click.UsageError("give either --mix or a command")
     try:
         seconds = plans.parse_duration(duration)
+        kills, hooks = plans.parse_faults(faults)
         plan = plans.StressPlan(
             containers=containers,
             processes=processes,
@@ -368,11 +369,12 @@ def stress_command(
             ramp_seconds=seconds / 4 if ramp else 0.0,
             mix=plans.check_mix(mix or plans.DEFAULT_MIX),
             command=command,
-            kills_per_second=plans.parse_faults(faults) if faults is not None else 0.0,
+            kills_per_second=kills,
+            hooks=hooks,
             seed=plans.fresh_seed() if seed is None else seed,
             container_options={"rootfs": rootfs, "binds": binds, "user": user, "features": features, "memory": memory or 0},
         )
-    except plans.PlanError as error:
+    except ValueError as error:  # PlanError, ParameterError
         raise click.ClickException(str(error)) from None
     from polynix.tools.stress.command import StressOutput, stress
 

@@ -116,6 +116,15 @@ def test_killed_workers_disturb_nobody(tmp_path: Path) -> None:
     assert sum(kind["restarts"] for kind in document["kinds"].values()) >= 4
 
 
+def test_injected_faults_are_borne_and_counted(tmp_path: Path) -> None:
+    """Full disks, short transfers and slow writes are what programs must expect: errors where they say so, and no finding."""
+    faults = ["fail:openat:error=ENOSPC,path=/tmp/*,every=5", "shorten:read+write:count=100,every=3", "delay:write:seconds=0.01,every=50"]
+    _, document = stress(tmp_path, "--processes", "6", "--duration", "4s", "--mix", "pipe,socket,fs", *(f"--faults={fault}" for fault in faults))
+    assert document["findings"] == []
+    assert document["kinds"]["fs"]["errors"] > 0 and document["kinds"]["pipe"]["errors"] == 0
+    assert all(kind["operations"] > 0 for kind in document["kinds"].values())
+
+
 def test_a_lie_of_the_kernel_is_found(tmp_path: Path) -> None:
     """A kernel that changes one byte in a thousand writes to pipes, made so by a module: the finding names the worker, and the status is 1."""
     module = tmp_path / "liar.py"
@@ -235,6 +244,7 @@ def test_a_cluster_of_several_workers_gives_one_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["--duration", "soon"], ["--duration", "0s"], ["--mix", "juggling"], ["--mix", "pipe:0"], ["--faults", "flood"], ["--faults", "kill:-1"],
+     ["--faults", "fail:write"],
      ["--processes", "0"], ["--report", "/no/such/directory/x.html"], ["--cluster", "tcp://127.0.0.1:9"], ["--mix", "pipe", "--", "true"],
      ["--rootfs", "/no/such"]],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from typing import Any
 
 from polynix.runner.container import PIPE, Container, Process
 from polynix.runner.errors import ContainerError
+from polynix.runner.hooks import Hook
+from polynix.runner.parameters import parse_hook
 from polynix.tools.inspection import Inspection, InspectionError
 from polynix.tools.selection import NoKernel
 from polynix.tools.stress.board import Board
@@ -51,6 +54,7 @@ class StressedContainer:
         self.process: Process | None = None
         self.inspection: Inspection | None = None
         self._spoilt = False  # the kernel died
+        self._hooks: list[Hook] = []
 
     def start(self) -> None:
         """Start the kernel, take the baseline, and let the supervisor make its workers. Errors: ContainerError, OSError, NoKernel."""
@@ -68,6 +72,7 @@ class StressedContainer:
         self.process = self.container.spawn([f"{PLACE}/stressor", *map(str, arguments), *plan.command], stdout=PIPE)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
+        self._hooks = [self.container.add_hook(parse_hook(action, rule)) for action, rule in plan.hooks]
         if line != b"%d workers\n" % plan.processes:
             self.found("", f"the supervisor started {line.decode(errors='replace').strip() or 'nothing'} instead of {plan.processes} workers")
 
@@ -95,6 +100,9 @@ class StressedContainer:
 
     def finish(self) -> None:
         """Let the workers end, compare with the baseline, end the container, and gather what was found."""
+        for hook in self._hooks:
+            with contextlib.suppress(ContainerError, ValueError):
+                hook.remove()
         self.board.stop()
         if not self._spoilt and self.process is not None:
             self._wait_end()

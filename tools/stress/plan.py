@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from polynix.runner.parameters import parse_hook
+
 KINDS = ("pipe", "socket", "fork", "mem", "futex", "fs", "signal", "command")  # in the order of stressor.c
 DEFAULT_MIX = "pipe:3,fork:1,mem:1,futex:2,fs:2,signal:1,socket:1"
-MAX_PROCESSES = 4000  # of one container
+HOOKS = ("fail", "delay", "shorten")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -34,6 +36,7 @@ class StressPlan:
     mix: str = DEFAULT_MIX
     command: tuple[str, ...] = ()
     kills_per_second: float = 0.0  # of each container
+    hooks: tuple[tuple[str, str], ...] = ()  # (action, rule) on system calls, in force while the workers work
     seed: int = 0
     first: int = 0
     container_options: dict[str, Any] = field(default_factory=dict)
@@ -66,16 +69,24 @@ def check_mix(text: str) -> str:
     return text
 
 
-def parse_faults(text: str) -> float:
-    """``kill:N``: SIGKILL of N workers a second in each container. Errors: PlanError."""
-    name, _, amount = text.partition(":")
-    try:
-        rate = float(amount)
-    except ValueError:
-        rate = 0.0
-    if name != "kill" or not 0 < rate <= 1000:
-        raise PlanError(f"bad fault {text!r}: there is kill:PER_SECOND")
-    return rate
+def parse_faults(texts: Sequence[str]) -> tuple[float, tuple[tuple[str, str], ...]]:
+    """``kill:N`` is SIGKILL of N workers a second in each container; ``fail:RULE``, ``delay:RULE`` and ``shorten:RULE`` are hooks on system calls as ``polynix
+    run`` takes them. Returns the kills and the (action, rule) pairs. Errors: PlanError; ParameterError for a bad rule.
+    """
+    kills, hooks = 0.0, []
+    for text in texts:
+        name, _, argument = text.partition(":")
+        if name in HOOKS:
+            parse_hook(name, argument)
+            hooks.append((name, argument))
+            continue
+        try:
+            kills = float(argument)
+        except ValueError:
+            kills = 0.0
+        if name != "kill" or not 0 < kills <= 1000:
+            raise PlanError(f"bad fault {text!r}: there are kill:PER_SECOND, {', '.join(f'{hook}:RULE' for hook in HOOKS)}")
+    return kills, tuple(hooks)
 
 
 def fresh_seed() -> int:
@@ -93,5 +104,6 @@ def command_line(plan: StressPlan) -> Sequence[str]:
         words.append("--ramp")
     if plan.kills_per_second:
         words.append(f"--faults=kill:{plan.kills_per_second:g}")
+    words += [f"--faults={action}:{rule}" for action, rule in plan.hooks]
     words.append(f"--seed={plan.seed}")
     return [*words, "--", *plan.command] if plan.command else [*words, f"--mix={plan.mix}"]

@@ -14,7 +14,7 @@ Result = dict[str, Any]
 
 def build_page(result: Result) -> Page:
     """The page, to be written."""
-    plan = StressPlan(**{**result["plan"], "command": tuple(result["plan"]["command"])})
+    plan = StressPlan(**{**result["plan"], "command": tuple(result["plan"]["command"]), "hooks": tuple(map(tuple, result["plan"]["hooks"]))})
     page = Page("polynix stress", " ".join(command_line(plan)))
     _overview(page.section("Overview"), result)
     _findings(page.section("Findings"), result)

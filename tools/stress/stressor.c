@@ -242,9 +242,11 @@ static void exchange(bool sockets)
     uint64_t size = (1 + below(sizeof sent / 8)) * 8, seed = random_word(), said = 0;
     fill(sent, size, seed);
     int64_t started = now_ns();
+    errno = 0;
     if (!write_all(to_partner, (char *)&size, 8) || !write_all(to_partner, sent, size) || !read_all(from_partner, (char *)&said, 8) || said != size ||
         !read_all(from_partner, got, size)) {
-        finding("%s: exchange of %lu bytes broke off: %s", sockets ? "socket" : "pipe", (unsigned long)size, strerror(errno));
+        failed(sockets ? "socket: an exchange broke off" : "pipe: an exchange broke off");
+        end_partner(); /* it may hold part of a block */
         return;
     }
     count(started, 2 * size);
@@ -449,6 +451,7 @@ static void do_fs(void)
         failed("open");
         return;
     }
+    errno = 0;
     if (!write_all(fd, data, size)) {
         failed("write");
         close(fd);
@@ -461,7 +464,7 @@ static void do_fs(void)
     if (rename(path, renamed))
         finding("rename: %s", strerror(errno));
     memset(got, 0, size);
-    if (pread(fd, got, size, 0) != (ssize_t)size || !holds(got, size, seed))
+    if (lseek(fd, 0, SEEK_SET) || !read_all(fd, got, size) || !holds(got, size, seed))
         finding("%s does not hold what was written", renamed);
     if (below(4) == 0) { /* the same through a map */
         char *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
