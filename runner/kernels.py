@@ -211,9 +211,12 @@ class _Relay(ComponentController):
         """The container did not start; returns the error with what the kernel said about it."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._kernel.on_closed(), _LAST_WORDS_SECONDS if self.stop_info is None else None)
-        if self.stop_info is not None and self.stop_info.message:
-            error = StartError(self.stop_info.message, error.error)
-        self._tell(ComponentStopInfo(termination_status=error.error, message=str(error)))
+        info = self.stop_info
+        if info is None:
+            info = ComponentStopInfo(termination_status=error.error, message=str(error))
+        else:
+            error = StartError(info.message or "the container was stopped", error.error)
+        self._tell(info)
         return error
 
     async def ended(self, child: Child) -> None:

@@ -11,21 +11,22 @@ import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polynix.ipc.async_server import Server
 from polynix.ipc.objects import Channel, ZxStatus
 from polynix.ipc.protocols.component import ComponentNamespaceEntry, ComponentRunner, ComponentRunnerStartRequest, ComponentStartInfo
-from polynix.ipc.protocols.containers import Containers
 from polynix.runner.broker import Broker
 from polynix.runner.container_instance import ContainerInstance
-from polynix.runner.containers import ContainerRegistry
 from polynix.runner.kernels import Kernels, StarnixKernel
 from polynix.runner.launcher import Launcher
 from polynix.runner.manager import ManagerThreads
 from polynix.runner.member import Peer
 from polynix.runner.realm import Realm
 from polynix.runner.service_directory import ServiceDirectory
+
+if TYPE_CHECKING:
+    from polynix.runner.containers import ContainerRegistry
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,8 @@ class RunnerService(ComponentRunner):
         self.realm = Realm(self.broker, launcher)
         self.kernels = Kernels(self.realm)
         self.threads = ManagerThreads()
-        self.containers = ContainerRegistry(self, directory)
-        self.services = ServiceDirectory(
-            {
-                ComponentRunner.__fidl_protocol__.name: self._serve_component_runner,
-                Containers.__fidl_protocol__.name: self.containers.serve,
-            }
-        )
+        self.containers: ContainerRegistry | None = None
+        self.services = ServiceDirectory({ComponentRunner.__fidl_protocol__.name: self._serve_component_runner})
         self._tasks: set[asyncio.Task[None]] = set()
         self._containers: set[asyncio.Task[None]] = set()
 
@@ -125,7 +121,8 @@ class RunnerService(ComponentRunner):
             await self.kernels.stop_all()
         if self._containers:
             await asyncio.wait(self._containers, timeout=STOP_SECONDS)
-        self.containers.close()
+        if self.containers is not None:
+            self.containers.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -168,7 +165,12 @@ class RunnerService(ComponentRunner):
 
     @classmethod
     async def _serve_users(cls, directory: str, launcher: Launcher) -> None:
+        from polynix.ipc.protocols.containers import Containers  # no `polynix run` needs them
+        from polynix.runner.containers import ContainerRegistry
+
         runner = cls(directory, launcher)
+        runner.containers = ContainerRegistry(runner, directory)
+        runner.services.add(Containers.__fidl_protocol__.name, runner.containers.serve)
         stop: asyncio.Future[None] = runner.loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             runner.loop.add_signal_handler(number, _finish, stop)

@@ -21,6 +21,10 @@ class ServiceDirectory(Directory):
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def add(self, name: str, serve: Serve) -> None:
+        """Offer one more."""
+        self._services[name] = serve
+
     async def serve(self, channel: Channel) -> None:
         """Serve one client until it closes its end; what it has opened goes on."""
         await Server(Directory, self, channel).serve()

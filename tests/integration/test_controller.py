@@ -38,6 +38,7 @@ from polynix.ipc.protocols.controller import (
     SpawnConsoleError,
 )
 from polynix.ipc.session import Session
+from polynix.kernelproc.options import ContainerOptions
 from polynix.runner.private_runner import PrivateRunner
 
 import polynix
@@ -232,11 +233,25 @@ def test_a_component_needs_its_instance(client: BareClient) -> None:
     assert stopped is not None and stopped.message == "expected to find component_instance in ComponentStartInfo"
 
 
-@pytest.mark.parametrize("options", ['{"features": ["nonsense"]}', '{"nonsense": 1}', "no JSON"])
+@pytest.mark.parametrize("options", [ContainerOptions(features=["nonsense"]).to_json(), '{"nonsense": 1}', "no JSON"])
 def test_a_container_that_cannot_boot(client: BareClient, options: str) -> None:
     stopped, error = client.start(ComponentStartInfo(program=Dictionary.of({"options": options}), component_instance=Event.create()))
     assert isinstance(error, ZxStatus) and error.status == ComponentError.INSTANCE_CANNOT_START
     assert stopped is not None and stopped.message and "\n" not in stopped.message
+
+
+@pytest.mark.parametrize(("method", "status"), [(ComponentController.stop, 0), (ComponentController.kill, ComponentError.INSTANCE_DIED)])
+def test_a_component_is_stopped_and_killed(client: BareClient, method: Callable[..., Any], status: int) -> None:
+    heard: list[ComponentStopInfo] = []
+    controller, controller_end = Channel.create()
+    component = PolledClient(ComponentController, controller, lambda _method, payload: heard.append(payload))
+    runner = PolledClient(ComponentRunner, client.open(ComponentRunner.__fidl_protocol__.name))
+    options = Dictionary.of({"options": ContainerOptions(builtin_init=True).to_json()})
+    runner.send(ComponentRunner.start, ComponentRunnerStartRequest(ComponentStartInfo(program=options, component_instance=Event.create()), controller_end))
+    component.send(method)
+    stopped, error = client._end_of(component, heard)
+    assert isinstance(error, ZxStatus) and error.status == status
+    assert stopped is not None and stopped.termination_status == status
 
 
 def test_an_unknown_protocol_is_not_found(client: BareClient) -> None:
