@@ -33,6 +33,12 @@ DEATH_MS = 50  # half of the victims are seen dead before the kernel goes on
 TIMER_NS = 3_000_000
 
 
+def command_line_of(pid: int) -> bytes:
+    """All of them are forks of one command line."""
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read()
+
+
 def parent_of(pid: int) -> int:
     """The host's parent of a process."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -72,6 +78,8 @@ class Killer(SyscallObserver):
             pid = os.getpid()
             for _ in range(ANCESTORS.index(self.victim)):
                 pid = parent_of(pid)
+            if command_line_of(pid) != command_line_of(os.getpid()):
+                return  # one of them is gone, and a stranger has taken its children over
             self.note(f"{self.victim}@{point}", pid)
             os.kill(pid, signal.SIGKILL)
             return
