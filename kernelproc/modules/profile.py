@@ -199,15 +199,12 @@ class Profiler(SyscallObserver):
         self._count_wait(thread, "signal" if interrupted else "", waited)
 
     def _count_wait(self, thread: ThreadProfile, kind: str, waited: int) -> None:
-        if kind:
-            waker: Waker = (kind, 0, 0)
+        routine = self.kernel.engine.current
+        task = routine.owner if routine is not None else self.kernel.loop.current
+        if task is not None:
+            waker: Waker = ("task", task.group.pid, task.tid)  # of a signal, too, the sender
         else:
-            routine = self.kernel.engine.current
-            task = routine.owner if routine is not None else self.kernel.loop.current
-            if task is not None:
-                waker = ("task", task.group.pid, task.tid)
-            else:
-                waker = ("kernel" if routine is not None else "host", 0, 0)
+            waker = (kind or ("kernel" if routine is not None else "host"), 0, 0)
         key = (thread.pid, thread.tid, thread.object, waker)
         edge = self.waits.get(key)
         if edge is None:

@@ -94,6 +94,13 @@ def test_waits_name_the_waker_the_object_and_the_time(profiled: tuple[dict[str, 
     assert child["waker"] == said["child"] and child["total_ns"] / 1e9 == pytest.approx(said["waited"], rel=0.05)
 
 
+def test_a_shell_waits_for_its_children(tmp_path: Path) -> None:
+    """A shell has a handler for SIGCHLD, which interrupts its wait: the child is whom it waited for all the same."""
+    _, document = profile(tmp_path, "--", "bash", "-c", "trap : CHLD; sleep 0.4; sleep 0.3; exit 0")
+    waits = {wait["waker"]: wait["total_ns"] / 1e9 for wait in document["waits"] if wait["pid"] == 3 and wait["object"] == "child"}
+    assert set(waits) == {4, 5} and waits[4] > 0.35 and waits[5] > 0.25
+
+
 def test_calls_are_counted_with_their_latencies(profiled: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
     said, document, _ = profiled
     calls = {row["name"]: row for row in document["calls"]}
