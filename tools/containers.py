@@ -101,8 +101,7 @@ def _write_log(when_ns: int, stream: int, data: bytes, timestamps: bool) -> None
 
 def list_containers(directory: str | None, *, all: bool, as_json: bool, quiet: bool) -> int:
     """Print the runner's containers, and the kernels that run beside it, such as those of ``polynix run``."""
-    from polynix.kernelproc.shared_region import running_kernels
-    from polynix.tools.inspect_kernels import print_json, print_table
+    from polynix.tools.inspect_kernels import print_json, print_table, task_rows
 
     found: list[ContainerStatus] = []
     try:
@@ -113,39 +112,36 @@ def list_containers(directory: str | None, *, all: bool, as_json: bool, quiet: b
             raise  # of one's own runner it is no error that there is none
     rows: list[dict[str, Any]] = []
     for status in found:
-        assert status.state is not None
-        rows.append(
-            {
-                "id": status.id,
-                "name": status.name,
-                "state": status.state.name.lower() if status.exit_status is None else f"exited ({status.exit_status})",
-                "kernel": status.kernel_pid or "",
-                "created": _age(status.created_ns or 0),
-                "command": status.command,
-            }
-        )
+        assert status.state is not None and status.created_ns is not None
+        row: dict[str, Any] = {"id": status.id, "name": status.name, "state": status.state.name.lower(), "exit_status": status.exit_status}
+        age = (time.time_ns() - status.created_ns) / 1e9
+        rows.append({**row, "kernel": status.kernel_pid, "age": round(age, 1), "command": status.command})
     known = {status.kernel_pid for status in found}
-    if directory is None:
-        rows += [
-            {"id": "", "name": "", "state": "running", "kernel": pid, "created": "", "command": ""} for pid in running_kernels() if pid not in known
-        ]
+    if directory is None and not quiet:
+        for task in task_rows(None):
+            if task["tid"] == 1 and task["kernel"] not in known:
+                row = {"id": "", "name": "", "state": "running", "exit_status": None}
+                rows.append({**row, "kernel": task["kernel"], "age": task["age"], "command": task["command"]})
     if quiet:
         for row in rows:
-            if row["id"]:
-                print(row["id"])
+            print(row["id"])
     elif as_json:
         print_json(rows)
     else:
+        for row in rows:
+            row["created"] = _age(row["age"])
+            row["kernel"] = row["kernel"] or ""
+            if row["exit_status"] is not None:
+                row["state"] = f"exited ({row['exit_status']})"
         print_table(rows, {"ID": "id", "NAME": "name", "STATE": "state", "KERNEL": "kernel", "CREATED": "created", "COMMAND": "command"})
     return 0
 
 
-def _age(created_ns: int) -> str:
-    seconds = max(0, time.time_ns() - created_ns) // 1_000_000_000
+def _age(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
-            return f"{seconds // length}{unit} ago"
-    return f"{seconds}s ago"
+            return f"{int(seconds // length)}{unit} ago"
+    return f"{int(seconds)}s ago"
 
 
 def signal_number(text: str) -> int:

@@ -123,7 +123,8 @@ def test_from_start_to_removal(service: Service) -> None:
     assert service.run("rm", "life").stderr == "polynix: container life is running: stop it, or remove it by force\n"
     assert service.run("stop", "life").stdout == "life\n"
     assert identity not in [row["id"] for row in service.ps()]
-    assert [row["state"] for row in service.ps("-a") if row["id"] == identity] == ["exited (143)"]
+    assert [(row["state"], row["exit_status"]) for row in service.ps("-a") if row["id"] == identity] == [("exited", 143)]
+    assert "exited (143)" in service.run("ps", "-a").stdout
     assert service.run("wait", "life").stdout == "143\n"
     assert service.run("logs", "life").stdout == "out\n"  # until it is removed
     assert not alive(known["kernel"]["pid"])
