@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polynix.runner.client import Runner as Runner
-    from polynix.runner.container import DEVNULL as DEVNULL
-    from polynix.runner.container import PIPE as PIPE
-    from polynix.runner.container import STDOUT as STDOUT
     from polynix.runner.container import Container as Container
     from polynix.runner.container import Process as Process
     from polynix.runner.container import run as run
     from polynix.runner.errors import ContainerError as ContainerError
+    from polynix.runner.streams import DEVNULL as DEVNULL
+    from polynix.runner.streams import PIPE as PIPE
+    from polynix.runner.streams import STDOUT as STDOUT
 
 __version__ = "0.1.0"
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "ContainerError", "Process", "Runner", "run"]
@@ -30,6 +30,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
-        places = {"ContainerError": "errors", "Runner": "client"}
+        places = {"ContainerError": "errors", "Runner": "client", "PIPE": "streams", "STDOUT": "streams", "DEVNULL": "streams"}
         return getattr(importlib.import_module(f"polynix.runner.{places.get(name, 'container')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

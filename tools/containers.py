@@ -57,7 +57,7 @@ def execute(
 ) -> int:
     """Run a program in a running container, with the caller's streams."""
     from polynix.runner import parameters
-    from polynix.runner.container import DEVNULL
+    from polynix.runner.streams import DEVNULL
     from polynix.tools.host_terminal import HostTerminal
     from polynix.tools.run import Foreground
 
