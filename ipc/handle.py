@@ -264,8 +264,9 @@ class Handle:
         self.close()
 
     def __del__(self) -> None:
-        if self._object is not None:
-            self.close()
+        object_, self._object = self._object, None
+        if object_ is not None:
+            OBJECTS.finalise(partial(object_.drop_handle, None))
 
     # -- signals -----------------------------------------------------------------------------------------------------------------
 

@@ -28,16 +28,26 @@ _running = _Running()
 class ObjectLock:
     """A re-entrant lock (a finaliser may run anywhere) with callbacks due at its release."""
 
-    __slots__ = ("_depth", "_due", "_lock")
+    __slots__ = ("_depth", "_due", "_left", "_lock")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._depth = 0
         self._due: list[Callable[[], None]] = []
+        self._left: deque[Callable[[], None]] = deque()  # by finalisers
 
     def after(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once the lock, which the caller holds, is free."""
         self._due.append(callback)
+
+    def finalise(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` when the lock is free, now or later, without waiting for it: a finaliser runs in the middle of anything, and
+        who has the lock may be waiting for just that.
+        """
+        self._left.append(callback)
+        if self._lock.acquire(blocking=False):
+            self._depth += 1
+            self.release()
 
     def acquire(self) -> None:
         self._lock.acquire()
@@ -45,9 +55,13 @@ class ObjectLock:
 
     def release(self) -> None:
         self._depth -= 1
-        if self._depth or not self._due:
+        if self._depth:
             self._lock.release()
             return
+        if not self._due:
+            self._lock.release()
+            if not self._left or not self._lock.acquire(blocking=False):  # who has it now finds them
+                return
         self._run_due()
 
     __enter__ = acquire
@@ -57,6 +71,8 @@ class ObjectLock:
 
     def _run_due(self) -> None:
         due, self._due = self._due, []
+        while self._left:
+            due.append(self._left.popleft())
         self._lock.release()
         if _running.due is not None:
             _running.due.extend(due)

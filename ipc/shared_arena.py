@@ -166,7 +166,7 @@ class SharedArena:
             thread = self._thread
         if thread is not None:
             self.words.wake(self._doorbell)
-            if thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join()
         os.close(self.fd)
 
@@ -222,7 +222,7 @@ class SharedArena:
         slot.set_waiter(self.member, True)
         if self._thread is None:
             self._thread = threading.Thread(target=self._listen, name="arena", daemon=True)
-            self._thread.start()
+            OBJECTS.after(self._thread.start)
 
     def _listen(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.objects import Channel, Counter, Event, EventPair, Handle, Job, Rights, Signals, Status, Vmo, ZxStatus, wait_many
 
 MILLISECOND = 1_000_000
@@ -307,3 +308,22 @@ def test_vmo() -> None:
     assert vmo.read(1, 12287) == b"\0"
     with raises(Status.ACCESS_DENIED):
         vmo.duplicate(Rights.READ).write(b"x")
+
+
+def test_a_finaliser_never_waits_for_the_lock() -> None:
+    """It may run in a thread that whoever has the lock waits for."""
+    kept, lost = EventPair.create()
+    dropped = threading.Event()
+
+    def drop() -> None:
+        nonlocal lost
+        lost = kept
+        dropped.set()
+
+    with OBJECTS:
+        thread = threading.Thread(target=drop)
+        thread.start()
+        assert dropped.wait(20)
+        thread.join(20)
+        assert not kept.pending & Signals.PEER_CLOSED
+    assert kept.pending & Signals.PEER_CLOSED
