@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,10 @@ def matches(output: str, shown: str) -> bool:
 
 def environment(home: Path) -> dict[str, str]:
     """A newcomer's shell, with ``polynix`` and its ``python`` in the path; unbuffered, as at a terminal."""
-    keep = {name: os.environ[name] for name in ("XDG_RUNTIME_DIR",) if name in os.environ}
-    return {**keep, "PATH": f"{Path(sys.executable).parent}:{PATH}", "HOME": str(home), "LC_ALL": "C.UTF-8", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    runtime = home / "runtime"
+    runtime.mkdir(mode=0o700)
+    path = f"{Path(sys.executable).parent}:{PATH}"
+    return {"XDG_RUNTIME_DIR": str(runtime), "PATH": path, "HOME": str(home), "LC_ALL": "C.UTF-8", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -44,8 +48,16 @@ def test_page(page: str, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     variables = environment(tmp_path)
+    try:
+        assert run_commands(TUTORIAL / page, work, variables)
+    finally:
+        end_runner(tmp_path / "runtime")
+
+
+def run_commands(page: Path, work: Path, variables: dict[str, str]) -> int:
+    """Write the page's files and run its commands in ``work``; returns how many."""
     ran = 0
-    for language, title, text in BLOCK.findall((TUTORIAL / page).read_text()):
+    for language, title, text in BLOCK.findall(page.read_text()):
         if title:
             (work / title).write_text(text)
         if language != "console":
@@ -57,4 +69,18 @@ def test_page(page: str, tmp_path: Path) -> None:
             )  # fmt: skip
             assert matches(done.stdout, shown), f"$ {command}\n{done.stdout}\n--- the page says:\n{shown}"
             ran += 1
-    assert ran
+    return ran
+
+
+def end_runner(runtime: Path) -> None:
+    """The page's runner, if it started one; and see it clean up."""
+    for process in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"XDG_RUNTIME_DIR={runtime}\0".encode() in process.read_bytes():
+                os.kill(int(process.parent.name), signal.SIGTERM)
+        except OSError:
+            continue
+    deadline = time.monotonic() + 20
+    while list(runtime.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not list(runtime.iterdir())
