@@ -34,11 +34,11 @@ from polynix.ipc.protocols.containers import (
     ContainersStopRequest,
     ContainerStatus,
 )
-from polynix.ipc.protocols.programs import ProgramArguments, ProgramsSpawnRequest
+from polynix.ipc.protocols.programs import Data, ProgramArguments, ProgramsSpawnRequest
 from polynix.ipc.session import Session
 from polynix.runner import parameters
 from polynix.runner.errors import ContainerError
-from polynix.runner.log_records import Record, parse_records
+from polynix.runner.log_records import LastLines, Record, parse_records
 from polynix.runner.run_directory import service_path
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Runner:
         request = ContainersStartRequest(
             name=name,
             options=specification.options.to_json(),
+            script=Data.of(json.dumps(specification.take_script()).encode()),
             program=program,
             command=b" ".join(argv)[:_COMMAND_SHOWN].decode(errors="replace"),
         )
@@ -192,13 +193,27 @@ class Runner:
     def resume(self, name: str) -> None:
         self._call(name, Containers.resume, ContainerName(name))
 
-    def logs(self, name: str, *, follow: bool = False) -> Iterator[Record]:
-        """What its programs have written, oldest first; with ``follow`` until it ends."""
+    def logs(self, name: str, *, follow: bool = False, tail: int | None = None) -> Iterator[Record]:
+        """What its programs have written, oldest first, or of that the last ``tail`` lines; with ``follow`` then what they write until it ends."""
         offset = 0
+        if tail is not None:
+            lines = LastLines(tail)
+            for known, record in self._log(name, 0, False):
+                offset = known
+                lines.add(record)
+            yield from lines
+            if not follow:
+                return
+        for _known, record in self._log(name, offset, follow):
+            yield record
+
+    def _log(self, name: str, offset: int, follow: bool) -> Iterator[tuple[int, Record]]:
+        """The records from ``offset`` on, each after the offset to ask for when what came with it is known."""
         while True:
             answer = self._call(name, Containers.read_log, ContainersReadLogRequest(name, offset, follow))
-            yield from parse_records(answer.data)
             offset = answer.offset + len(answer.data)
+            for record in parse_records(answer.data):
+                yield offset, record
             if answer.ended or (not answer.data and not follow):
                 return
 

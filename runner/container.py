@@ -107,9 +107,8 @@ class Container(Scriptable):
                 from polynix.runner.connection import ContainerConnection  # while the runner starts
 
                 self.connection = ContainerConnection.start(self.options, runner)
-                unsent, self._unsent = self._unsent, []
-                for method, fields in unsent:
-                    self.script(method, **fields)
+                for message in self.take_script():
+                    self.script(message["method"], **message["parameters"])
         return self
 
     def __enter__(self) -> Container:

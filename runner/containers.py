@@ -57,6 +57,7 @@ from polynix.ipc.protocols.programs import (
     ProgramSignalRequest,
     SpawnFailure,
 )
+from polynix.ipc.protocols.scripting import Scripting, ScriptingText
 from polynix.runner.container_log import ContainerLog
 from polynix.runner.kernels import StartError
 from polynix.runner.log_records import ERRORS, OUTPUT
@@ -232,11 +233,18 @@ class ContainerRegistry(Containers):
         starter = Client(Programs, programs)
         try:
             await container.outgoing.proxy.open(DirectoryOpenRequest(name=Programs.__fidl_protocol__.name, channel=programs_end))
+            failure = await self._script(container.outgoing, request)
+            if failure:
+                program_end.close()
+                close_handles([*files])
+                await component.proxy.kill()
+                return SpawnFailure(0, failure, b"")
             response = await starter.proxy.spawn(spawn)
             if response.failure is not None:
                 return response.failure
             container.instance = await started
         except (ZxStatus, StartError) as error:
+            close_handles([*files, program_end])
             await container.ended.wait()
             return SpawnFailure(0, container.message or str(error), b"")
         finally:
@@ -244,6 +252,24 @@ class ContainerRegistry(Containers):
             if started.done() and not started.cancelled():
                 started.exception()  # somebody has looked
         return None
+
+    async def _script(self, outgoing: Client[Directory], request: ContainersStartRequest) -> str:
+        """Put hooks and what else was asked for into the kernel; returns what is wrong with them. Errors: ZxStatus."""
+        messages = json.loads(request.script.read() or b"[]") if request.script is not None else []
+        if not messages:
+            return ""
+        channel, end = Channel.create()
+        scripting = Client(Scripting, channel)
+        try:
+            await outgoing.proxy.open(DirectoryOpenRequest(name=Scripting.__fidl_protocol__.name, channel=end))
+            for message in messages:
+                reply = await scripting.proxy.call(ScriptingText(Data.of(json.dumps(message).encode())))
+                error = json.loads(reply.text.read()).get("error")
+                if error:
+                    return str(error)
+        finally:
+            scripting.close()
+        return ""
 
     async def _watch(self, container: NamedContainer, component: Client[ComponentController], listener: _ControllerListener) -> None:
         """Note how the container ends."""

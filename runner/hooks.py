@@ -71,6 +71,11 @@ class Scriptable:
         for rule in hooks:
             self.add_hook(rule)
 
+    def take_script(self) -> list[dict[str, Any]]:
+        """What was asked for before the start, as messages of :mod:`polynix.kernelproc.scripting.requests`; whoever takes it has to send it."""
+        unsent, self._unsent = self._unsent, []
+        return [{"method": method, "parameters": fields} for method, fields in unsent]
+
     # What Container brings.
     def script(self, method: str, **parameters: Any) -> Any:
         raise NotImplementedError

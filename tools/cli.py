@@ -16,7 +16,7 @@ from polynix import __version__
 
 EXIT_ERROR = 125  # polynix's own errors; 126 and 127 say that PROGRAM cannot be executed or found, as env(1) and docker do
 
-RUN_EPILOG = """\b
+RUN_EPILOG = f"""\b
 Examples:
   polynix run echo hello
   polynix run bash                                    a shell with job control
@@ -27,12 +27,7 @@ Examples:
   polynix run --fail 'write:path=/data/*,error=ENOSPC,after=3' ./program
   polynix run --shorten 'read:count=7' --kill 'fsync:after=4' -- make
 
-\b
-A RULE of --fail, --delay, --shorten and --kill is CALL[+CALL...][:KEY=VALUE,...].
-CALL is a system call's name, a glob, or %read %write %space %disk %memory. Keys:
-path (a glob), process (a glob or pid), after, every, times, probability, seed;
-error=ENOSPC (fail), seconds=0.1 (delay), count=1 (shorten), signal=TERM (kill).
-
+{container_commands.RULE_HELP}
 \b
 Exit status: the program's; 128+n when signal n killed it; 125 when polynix itself
 failed, 126 when PROGRAM cannot be executed, 127 when it is not found.
@@ -96,6 +91,10 @@ CONTAINER_OPTIONS = (
         help="Show decoded system calls; FILTER is strace's: names, %classes, !negation, /regex.",
     ),
     click.option("--strace-file", metavar="FILE", default=None, help="Write them to FILE instead of standard error."),
+    click.option("--fail", "failing", metavar="RULE", multiple=True, help="Let system calls fail (see below). Repeatable."),
+    click.option("--delay", "delayed", metavar="RULE", multiple=True, help="Let system calls begin later. Repeatable."),
+    click.option("--shorten", "shortened", metavar="RULE", multiple=True, help="Let system calls transfer fewer bytes. Repeatable."),
+    click.option("--kill", "killed", metavar="RULE", multiple=True, help="Kill the caller of system calls. Repeatable."),
     click.option("--log-level", metavar="LEVEL", default="warning", show_default=True, help="debug, info, warning, error."),
 )
 
@@ -115,10 +114,6 @@ def container_options(command: Callable[..., Any]) -> Callable[..., Any]:
     short_help="Run a program in a fresh container.",
 )
 @container_options
-@click.option("--fail", "failing", metavar="RULE", multiple=True, help="Let system calls fail (see below). Repeatable.")
-@click.option("--delay", "delayed", metavar="RULE", multiple=True, help="Let system calls begin later. Repeatable.")
-@click.option("--shorten", "shortened", metavar="RULE", multiple=True, help="Let system calls transfer fewer bytes. Repeatable.")
-@click.option("--kill", "killed", metavar="RULE", multiple=True, help="Kill the caller of system calls. Repeatable.")
 @click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
 def run_command(**options: Any) -> int:
     """Run PROGRAM in a fresh container, with the caller's standard input, output and error."""

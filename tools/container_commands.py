@@ -14,17 +14,26 @@ RUNNER_OPTION = click.option("--runner", "directory", metavar="DIR", default=Non
 NAME_ARGUMENT = click.argument("name", metavar="CONTAINER")
 VERBATIM = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
-START_EPILOG = """\b
+RULE_HELP = """\b
+A RULE of --fail, --delay, --shorten and --kill is CALL[+CALL...][:KEY=VALUE,...].
+CALL is a system call's name, a glob, or %read %write %space %disk %memory. Keys:
+path (a glob), process (a glob or pid), after, every, times, probability, seed;
+error=ENOSPC (fail), seconds=0.1 (delay), count=1 (shorten), signal=TERM (kill).
+"""
+
+START_EPILOG = f"""\b
 Examples:
   polynix runner &                                  once, or as a service of systemd
   polynix start web -- python3 -m http.server 80
+  polynix start --fail 'write:path=/data/*,error=ENOSPC,after=3' web ./server
   polynix exec -it web -- bash
   polynix logs -f web
   polynix stop web; polynix wait web; polynix rm web
 
 \b
 Containers end with their runner. CONTAINER is a name, an id, or the beginning of an id.
-"""
+
+{RULE_HELP}"""
 
 
 @contextlib.contextmanager
@@ -86,7 +95,7 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
     @RUNNER_OPTION
     @click.option("--follow", "-f", is_flag=True, help="Go on until the container ends.")
     @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time.")
-    @click.option("--tail", "-n", metavar="N", type=click.IntRange(min=0), default=None, help="Only the last N lines.")
+    @click.option("--tail", "-n", metavar="N", type=click.IntRange(min=0), default=None, help="Only the last N lines, and with -f what follows.")
     @NAME_ARGUMENT
     def logs(directory: str | None, name: str, **options: Any) -> int:
         """The newest 16 to 32 MiB are kept."""

@@ -41,11 +41,11 @@ def connect(directory: str | None) -> Runner:
 
 def start(directory: str | None, name: str | None, command: tuple[str, ...], options: dict[str, Any]) -> int:
     """Start a program detached, and print the container's id."""
-    from polynix.tools.run import container_of, describe_start_failure
+    from polynix.tools.run import describe_start_failure, scripted_container_of
 
     with connect(directory) as runner:
         try:
-            identity = runner.start_container(container_of(**options), command, name=name)
+            identity = runner.start_container(scripted_container_of(**options), command, name=name)
         except OSError as error:
             return describe_start_failure(error, command)
     print(identity)
@@ -72,18 +72,8 @@ def execute(
 
 def logs(directory: str | None, name: str, *, follow: bool, timestamps: bool, tail: int | None) -> int:
     """Print what the container's programs wrote, errors to standard error."""
-    from collections import deque
-
     with connect(directory) as runner:
-        records = runner.logs(name, follow=follow and tail is None)
-        if tail is not None:
-            lines: deque[tuple[int, int, bytes]] = deque(maxlen=tail)
-            for record in records:
-                lines.extend((record.time_ns, record.stream, line) for line in record.data.splitlines(keepends=True))
-            for when, stream, line in lines:
-                _write_log(when, stream, line, timestamps)
-            return 0
-        for record in records:
+        for record in runner.logs(name, follow=follow, tail=tail):
             _write_log(record.time_ns, record.stream, record.data, timestamps)
     return 0
 

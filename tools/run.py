@@ -48,13 +48,17 @@ def container_of(
     )
 
 
-def run_program(
-    *, command: tuple[str, ...], failing: tuple[str, ...], delayed: tuple[str, ...], shortened: tuple[str, ...], killed: tuple[str, ...], **options: Any
-) -> int:
-    """Returns the exit status for the shell. Errors: ParameterError."""
+def scripted_container_of(
+    *, failing: tuple[str, ...], delayed: tuple[str, ...], shortened: tuple[str, ...], killed: tuple[str, ...], **options: Any
+) -> Container:
+    """:func:`container_of`, with the rules of the command line in force from the start. Errors: ParameterError."""
     given = (("fail", failing), ("delay", delayed), ("shorten", shortened), ("kill", killed))
-    hooks = [parameters.parse_hook(action, text) for action, texts in given for text in texts]
-    return Foreground(container_of(hooks=hooks, **options), command, HostTerminal.of_caller()).run()
+    return container_of(hooks=[parameters.parse_hook(action, text) for action, texts in given for text in texts], **options)
+
+
+def run_program(*, command: tuple[str, ...], **options: Any) -> int:
+    """Returns the exit status for the shell. Errors: ParameterError."""
+    return Foreground(scripted_container_of(**options), command, HostTerminal.of_caller()).run()
 
 
 def describe_start_failure(error: OSError, command: tuple[str, ...]) -> int:

@@ -63,6 +63,8 @@ class ContainersStartRequest:
     program: ProgramsSpawnRequest | None = member(3, ProgramsSpawnRequest)
     """Without descriptors and channel."""
     command: str | None = member(4, StringType(256))
+    script: Data | None = member(5, Data)
+    """A JSON list of what Scripting is asked for before the program starts."""
 
 
 @table

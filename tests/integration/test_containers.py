@@ -20,6 +20,7 @@ import pytest
 from harness import POLYNIX, environment
 
 import polynix
+from polynix import scripting
 
 ROOT = os.geteuid() == 0
 
@@ -216,6 +217,49 @@ def test_logs_are_followed_to_the_end(service: Service) -> None:
     text = service.run("logs", "-f", "much").stdout
     assert len(text) == 3000005 and text.endswith("end\n")
     service.run("rm", "talk", "much")
+
+
+def test_the_last_lines_are_followed(service: Service) -> None:
+    """A line written in pieces is one, whatever the other stream says meanwhile; what comes later follows."""
+    service.start("last", "sh", "-c", "echo one; echo two; printf thr; echo error >&2; sleep 0.1; echo ee; sleep 1000")
+    assert wait_until(lambda: service.run("logs", "last").stdout.endswith("three\n"))
+    assert service.run("logs", "--tail", "2", "last").stdout == "three\n"
+    assert service.run("logs", "--tail", "3", "last").stdout == "two\nthree\n"
+    assert service.run("logs", "--tail", "0", "last").stdout == ""
+    with subprocess.Popen([*POLYNIX, "logs", "-f", "-n", "2", "last"], env=service.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None and follower.stdout.readline() == "three\n"
+        assert service.run("exec", "last", "sh", "-c", "echo later > /proc/1/fd/1").returncode == 0
+        assert follower.stdout.readline() == "later\n"
+        service.run("kill", "last")
+        assert follower.stdout.read() == "" and follower.wait(20) == 0
+    service.run("rm", "last")
+
+
+def test_rules_are_in_force_from_the_first_call(service: Service) -> None:
+    rules = ("--fail", "mkdir*:error=ENOSPC,path=/tmp/full", "--kill", "rmdir:signal=USR1", "--shorten", "read:count=2,path=/tmp/short")
+    script = "mkdir /tmp/full; echo abcdef > /tmp/short; dd if=/tmp/short bs=6 count=1 status=none; rmdir /tmp/none; exit 4"
+    service.start("ruled", "sh", "-c", script, options=rules)
+    assert service.run("wait", "ruled").stdout == "4\n"
+    done = service.run("logs", "ruled")
+    assert done.stdout == "ab" and "No space left on device" in done.stderr and "User defined signal 1" in done.stderr
+    service.run("rm", "ruled")
+    with service.client() as runner:
+
+        def forty_two(call: scripting.SystemCall) -> int:
+            return 42
+
+        runner.start(["python3", "-c", "import os; print(os.getppid())"], name="scripted", hooks=[scripting.call("getppid", forty_two)])
+        assert first_line(runner, "scripted") == b"42\n"
+        runner.remove("scripted", force=True)
+
+
+def test_a_rule_that_the_kernel_refuses_starts_nothing(service: Service) -> None:
+    container = polynix.Container(init=False)
+    container.script_later("hook_state", hook=77)
+    with service.client() as runner:
+        with pytest.raises(polynix.ContainerError, match="77"):
+            runner.start_container(container, ["echo", "never"], name="refused")
+        assert not [status for status in runner.list(all=True) if status.name == "refused"]
 
 
 def test_python(service: Service) -> None:
