@@ -214,6 +214,16 @@ def test_a_program_that_does_not_start_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_big_buffer_costs_what_was_recorded(tmp_path: Path) -> None:
+    command = [*POLYNIX, "trace", "--buffer", "4096", "--format", "text", "-o", str(tmp_path / "t"), "--", "/bin/true"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert "exit_group(0)" in (tmp_path / "t").read_text()
+    assert usage.ru_maxrss < 1 << 20  # KiB; shared memory counts as well
+
+
 def test_text_goes_into_a_pipe() -> None:
     command = [*POLYNIX, "trace", "--format", "text", "-o", "/dev/stdout", "--", "/bin/cat", "/missing"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)

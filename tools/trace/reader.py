@@ -11,7 +11,7 @@ from typing import Any
 from polynix.kernelproc.strace.recorded import decode_arguments, decode_result
 from polynix.kernelproc.strace.signatures import signature
 from polynix.kernelproc.syscalls import all as all_calls  # noqa: F401  # fills the table: names and kinds of arguments
-from polynix.kernelproc.trace_layout import EVENTS_OFFSET, HEADER, HEADER_SIZE, NAME_SLOTS, NO_RESULT, Kind, slot_dtype
+from polynix.kernelproc.trace_layout import EVENTS_OFFSET, HEADER, HEADER_SIZE, NAME_SLOTS, NO_RESULT, SLOT_SIZE, Kind, slot_dtype
 
 _KINDS = frozenset(int(kind) for kind in Kind)
 
@@ -54,8 +54,12 @@ class TraceReader:
         _magic, _version, slots, written = HEADER.unpack_from(self._map)
         dtype = slot_dtype()
         events: Any = numpy.frombuffer(self._map, dtype, slots, EVENTS_OFFSET)
+        # The ring is filled in order. To look at memory that was never written would allocate it, gigabytes of a big buffer.
+        touched = max(os.lseek(fd, EVENTS_OFFSET, os.SEEK_HOLE) - EVENTS_OFFSET, 0)
+        filled = min(-(-touched // SLOT_SIZE), slots)
+        events = events[:filled]
         ends = events["end_ns"]
-        wrapped = bool(ends[-1])
+        wrapped = filled == slots and bool(ends[-1])
         if wrapped:  # the oldest slot stands behind the newest
             backwards = numpy.flatnonzero(ends[1:] < ends[:-1])
             start = int(backwards[0]) + 1 if len(backwards) else 0
