@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from polynix.tools import container_commands
+from polynix.tools.finite_range import FiniteRange
 
 from polynix import __version__
 
@@ -82,7 +83,7 @@ CONTAINER_OPTIONS = (
     click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's."),
     click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads."),
     click.option(
-        "--suspend-after", metavar="SECONDS", type=click.FloatRange(min=0.01), default=None, help="Suspend the container when it has been idle for so long."
+        "--suspend-after", metavar="SECONDS", type=FiniteRange(min=0.01), default=None, help="Suspend the container when it has been idle for so long."
     ),
     click.option(
         "--strace",
@@ -218,7 +219,7 @@ _inspector("stats", "show_statistics", "List system calls by time (needs --featu
 @cli.command("top", short_help="Watch processes and threads live.")
 @click.argument("kernel", metavar="[KERNEL]", required=False)
 @click.option("--threads", "-H", is_flag=True, help="One line a thread, not a process.")
-@click.option("--interval", "-d", metavar="SECONDS", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Time between two looks.")
+@click.option("--interval", "-d", metavar="SECONDS", type=FiniteRange(min=0.05), default=1.0, show_default=True, help="Time between two looks.")
 @click.option("--count", "-n", metavar="N", type=click.IntRange(min=1), default=None, help="End after so many looks.")
 @click.option("--sort", metavar="FIELD", default="cpu", show_default=True, help="cpu, syscalls, faults, io, memory or pid.")
 @click.option("--json", "as_json", is_flag=True, help="Print one look as JSON, threads included.")
@@ -278,12 +279,12 @@ def _one_line_container_errors(program: str) -> Iterator[None]:
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     short_help="Show where time and memory go, and whether processes are isolated.",
 )
-@click.option("--seconds", "-s", metavar="S", type=click.FloatRange(min=0.1), default=None, help="Stop after S seconds; by default with the program.")
-@click.option("--interval", metavar="S", type=click.FloatRange(min=0.05), default=0.5, show_default=True, help="Time between two samples.")
+@click.option("--seconds", "-s", metavar="S", type=FiniteRange(min=0.1), default=None, help="Stop after S seconds; by default with the program.")
+@click.option("--interval", metavar="S", type=FiniteRange(min=0.05), default=0.5, show_default=True, help="Time between two samples.")
 @click.option("--report", metavar="FILE", default=None, help="Write an HTML report: one file that needs no network.")
 @click.option("--json", "json_path", metavar="FILE", default=None, help="Write everything as JSON.")
 @click.option("--container", metavar="NAME", default=None, help="Watch a running container (or a kernel, by its process id) instead of starting a program.")
-@click.option("--windows", metavar="S", type=click.FloatRange(min=0.05), default=None, help="Measure interference: hold all but one or two for S seconds each.")
+@click.option("--windows", metavar="S", type=FiniteRange(min=0.05), default=None, help="Measure interference: hold all but one or two for S seconds each.")
 @click.option("--against", metavar="COMMAND", multiple=True, help="Measure interference: whole runs beside COMMAND. Repeatable.")
 @click.option("--kill", metavar="PID", type=int, default=None, help="Kill this process of the container, and see what it does to the others.")
 @_container_options
@@ -329,7 +330,7 @@ Exit status: 0 when everything was as it should be, 1 when something was found,
 @click.option("--processes", "-p", metavar="M", type=click.IntRange(1, 4000), default=10, show_default=True, help="Workers in each container.")
 @click.option("--threads", "-t", metavar="T", type=click.IntRange(1, 64), default=4, show_default=True, help="Threads of each worker that uses threads.")
 @click.option("--duration", "-d", metavar="TIME", default="30s", show_default=True, help="How long: 500ms, 30s, 2m, 1h.")
-@click.option("--rate", "-r", metavar="R", type=click.FloatRange(min=0), default=0.0, help="Operations a second of each worker; by default as fast as they go.")
+@click.option("--rate", "-r", metavar="R", type=FiniteRange(min=0), default=0.0, help="Operations a second of each worker; by default as fast as they go.")
 @click.option("--ramp", is_flag=True, help="Start the workers one after the other, over a quarter of the duration before it.")
 @click.option("--mix", metavar="KIND:WEIGHT,...", default=None, help="Which stressors: pipe, socket, fork, mem, futex, fs, signal; by default all.")
 @click.option("--faults", metavar="FAULT", multiple=True, help="kill:N workers a second; fail:RULE, delay:RULE, shorten:RULE as of run. Repeatable.")

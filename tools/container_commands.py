@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+from polynix.tools.finite_range import FiniteRange
 
 RUNNER_OPTION = click.option("--runner", "directory", metavar="DIR", default=None, help="The runner that serves DIR; by default the user's own.")
 NAME_ARGUMENT = click.argument("name", metavar="CONTAINER")
@@ -119,7 +120,7 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
 
     @cli.command("stop", short_help="Stop containers: SIGTERM, then SIGKILL.")
     @RUNNER_OPTION
-    @click.option("--time", "-t", "seconds", metavar="SECONDS", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Time before SIGKILL.")
+    @click.option("--time", "-t", "seconds", metavar="SECONDS", type=FiniteRange(min=0), default=10.0, show_default=True, help="Time before SIGKILL.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
     def stop(directory: str | None, seconds: float, names: tuple[str, ...]) -> None:
         """Returns when they have ended."""
