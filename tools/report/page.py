@@ -14,6 +14,7 @@ from typing import Any
 
 MISSING = "reports need plotly, jinja2 and hdrhistogram: pip install 'polynix[report]'"
 MAX_ROWS = 500  # of one table; the JSON file has them all
+MAX_NUMBERED = 12  # rows and columns of a heat map whose cells have room for their numbers
 
 
 class ReportError(Exception):
@@ -52,14 +53,23 @@ class Section:
         """A plot; ``layout`` is plotly's."""
         layout.setdefault("margin", {"l": 90, "r": 20, "t": 40, "b": 60})
         layout.setdefault("height", 380)
+        for name in ("xaxis", "yaxis"):
+            axis = layout.setdefault(name, {})
+            axis.setdefault("automargin", True)  # long names of processes are not cut
+            if axis.get("type") == "log":
+                axis.setdefault("dtick", "D2")  # 1, 2, 5: all nine digits run into one another
         self.parts.append(("figure", {"data": data, "layout": layout}))
 
     def heat_map(self, title: str, columns: list[str], rows: list[str], values: list[list[float]], unit: str) -> None:
-        """A matrix as colours; the first row is at the top."""
+        """A matrix as colours from zero up, with its numbers where there is room; the first row is at the top."""
+        most = max((value for row in values for value in row if value is not None), default=0)
+        scale = {"zmin": 0, "zmax": most or 1}  # else a matrix of zeros would have the colour of the middle
+        numbers = {"texttemplate": "%{z:,}"} if max(len(columns), len(rows)) <= MAX_NUMBERED else {}
         height = min(max(260, 22 * len(rows) + 160), 900)
         hover = f"%{{y}} / %{{x}}: %{{z}} {unit}<extra></extra>"
         self.figure(
-            [{"type": "heatmap", "x": columns, "y": rows, "z": values, "colorscale": "YlOrRd", "reversescale": True, "hovertemplate": hover}],
+            [{"type": "heatmap", "x": columns, "y": rows, "z": values, "colorscale": "YlOrRd", "reversescale": True,
+              "hovertemplate": hover, **scale, **numbers}],
             title={"text": f"{title} ({unit})"}, height=height, xaxis={"type": "category"}, yaxis={"type": "category", "autorange": "reversed"},
         )  # fmt: skip
 
