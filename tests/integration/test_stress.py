@@ -246,12 +246,21 @@ def test_a_cluster_of_several_workers_gives_one_result(tmp_path: Path) -> None:
     [["--duration", "soon"], ["--duration", "0s"], ["--mix", "juggling"], ["--mix", "pipe:0"], ["--faults", "flood"], ["--faults", "kill:-1"],
      ["--faults", "fail:write"],
      ["--processes", "0"], ["--report", "/no/such/directory/x.html"], ["--cluster", "tcp://127.0.0.1:9"], ["--mix", "pipe", "--", "true"],
-     ["--rootfs", "/no/such"]],
+     ["--rootfs", "/no/such"], ["--rate", "nan"]],
 )  # fmt: skip
 def test_bad_requests_are_one_line_and_125(arguments: list[str]) -> None:
     result = subprocess.run([*POLYNIX, "stress", "--quiet", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (125, ""), result
     assert result.stderr.startswith("polynix: ") and result.stderr.count("\n") == 1, result.stderr
+
+
+@pytest.mark.parametrize("kind", ["--json", "--report"])
+def test_a_full_disk_takes_the_file_and_leaves_the_findings(kind: str) -> None:
+    command = [*POLYNIX, "stress", "-p", "1", "-d", "300ms", kind, "/dev/full", "--", "false"]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 125
+    assert result.stderr.endswith("\npolynix: cannot write /dev/full: No space left on device\n")
+    assert "finding: container 0 worker 0 command: false ended with exit status 1" in result.stdout
 
 
 def test_no_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from polynix.tools.inspect_kernels import print_table
 from polynix.tools.inspection import InspectionError
 from polynix.tools.profile.result import Extras, build_result, violations
 from polynix.tools.profile.session import ProfileSession
-from polynix.tools.report.page import check_libraries, check_writable, write_text
+from polynix.tools.report.page import ReportError, check_libraries, check_writable, write_text
 from polynix.tools.selection import NoKernel, one_kernel
 
 EXIT_VIOLATION = 1
@@ -49,11 +49,12 @@ def profile(options: ProfileOptions) -> int:
         check_writable(path)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    others = [_split(text) for text in options.against]
     extras = Extras()
     status: int | None = None
     if options.command:
         if options.against:
-            _measure_runs(options, extras)
+            _measure_runs(options, others, extras)
         with _container(options)() as container:
             session = ProfileSession(container.kernel_pid, options.interval)
             process = container.spawn(options.command)
@@ -64,7 +65,11 @@ def profile(options: ProfileOptions) -> int:
         _watch(session, options, extras, None)
         session.finish()
     result = build_result(session, list(options.command), status, extras)
-    _write(options, result)
+    try:
+        _write(options, result)
+    except ReportError:  # as when the disk is full: what was measured is not lost with the file
+        _print(result)
+        raise
     for line in violations(result):
         print(f"polynix: isolation violated: {line}", file=sys.stderr)
     return status or (EXIT_VIOLATION if violations(result) else 0)
@@ -76,11 +81,21 @@ def _container(options: ProfileOptions) -> Callable[[], Container]:
     return lambda: Container(init=True, features=features, **given)
 
 
-def _measure_runs(options: ProfileOptions, extras: Extras) -> None:
+def _split(text: str) -> list[str]:
+    """A command as the shell would split it. Errors: ContainerError."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ContainerError(f"bad command {text!r}: {error}") from None
+    if not words:
+        raise ContainerError(f"bad command {text!r}: it names no program")
+    return words
+
+
+def _measure_runs(options: ProfileOptions, others: list[list[str]], extras: Extras) -> None:
     from polynix.tools.profile.interference import measure_runs
 
-    commands = [list(options.command), *(shlex.split(text) for text in options.against)]
-    extras.runs = measure_runs(_container(options), commands)
+    extras.runs = measure_runs(_container(options), [list(options.command), *others])
 
 
 def _watch(session: ProfileSession, options: ProfileOptions, extras: Extras, process: Process | None) -> int | None:

@@ -48,14 +48,14 @@ def stress(plan: StressPlan, output: StressOutput) -> int:
             result = StressRun(plan, view.show).run()
         finally:
             view.close()
+    if not output.quiet:
+        _summarize(result)  # before the files: a full disk must not take the findings with it
     if output.json_path is not None:
         write_text(output.json_path, json.dumps(result) + "\n")
     if output.report is not None:
         from polynix.tools.stress.report import build_page
 
         build_page(result).write(output.report)
-    if not output.quiet:
-        _summarize(result)
     return 0 if result["passed"] else EXIT_FINDINGS
 
 
