@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+os.environ["POLYNIX_LOCKDEP"] = "1"  # the processes that tests start check the order of their locks, too
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: long runs, only by `make soak`")

@@ -40,6 +40,7 @@ def environment(home: Path | str, **extra: str) -> dict[str, str]:
         "LOGNAME": "root",
         "SHELL": "/bin/bash",
         "PWD": str(home),
+        "POLYNIX_LOCKDEP": "1",
     }
     return {**base, **extra}
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
+from harness import environment
 from polynix.ipc.objects import Channel, Counter, Event, EventPair, Signals, Status, ZxStatus
 from polynix.runner import trace
 from polynix.runner.async_channel import ChannelClosed, Sender, unbounded
@@ -259,3 +263,10 @@ def test_lock_order() -> None:
         thread.start()
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("variables", [{}, dict(os.environ), environment("/")], ids=["users", "inherited", "harness"])
+def test_lock_order_is_checked_in_the_processes_of_tests(variables: dict[str, str]) -> None:
+    code = "from polynix.runner import lockdep; print(lockdep.CHECKED)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=variables, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{bool(variables)}\n"
