@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -63,20 +65,22 @@ def first_line(runner: polynix.Runner, name: str) -> bytes:
 class Service:
     """A runner in a directory of its own, and the commands of its users."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, user: int | None = None) -> None:
+        self.identity = {} if user is None else {"user": user, "group": user, "extra_groups": ()}
         self.parent = directory
         self.directory = directory / "polynix"
         self.environment = environment("/", XDG_RUNTIME_DIR=str(directory))
         self.errors = (directory / "errors").open("wb")
-        self.process = subprocess.Popen(
-            [*POLYNIX, "runner"], env=self.environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors, start_new_session=True
-        )
+        self.process = subprocess.Popen(  # type: ignore[call-overload]
+            [*POLYNIX, "runner"], env=self.environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors,
+            start_new_session=True, **self.identity,
+        )  # fmt: skip
         assert wait_until(lambda: (self.directory / "broker").exists()), (directory / "errors").read_text()
 
     def run(self, *arguments: str, timeout: float = 30, **options: object) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [*POLYNIX, *arguments], env=self.environment, cwd="/", capture_output=True, text=True, timeout=timeout, **options
+            [*POLYNIX, *arguments], env=self.environment, cwd="/", capture_output=True, text=True, timeout=timeout, **{**self.identity, **options}
         )
 
     def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
@@ -397,6 +401,30 @@ def test_containers_end_with_a_killed_runner(tmp_path: Path, victim: str) -> Non
 def test_another_user_is_refused(service: Service) -> None:
     done = service.run("ps", "--runner", str(service.directory), user=65534, group=65534, extra_groups=())
     assert done.returncode == 125 and done.stderr.count("\n") == 1, done
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root to be another user")
+def test_runners_of_two_users(service: Service) -> None:
+    """The same name in both is two containers, and the end of one runner is nothing to the other."""
+    directory = Path(tempfile.mkdtemp(prefix="polynix-other-"))
+    os.chown(directory, 65534, 65534)
+    other = Service(directory, user=65534)
+    try:
+        identities = {runner.start("shared", "sleep", "1000") for runner in (service, other)}
+        assert len(identities) == 2
+        for runner, owner in ((service, os.geteuid()), (other, 65534)):
+            (row,) = [row for row in runner.ps() if row["name"] == "shared"]
+            assert os.stat(f"/proc/{row['kernel']}").st_uid == owner
+        assert not identities <= {row["id"] for row in other.ps("-a")}
+        assert other.run("ps", "--runner", str(service.directory)).returncode == 125
+        below = descendants(other.process.pid)
+        os.kill(other.process.pid, signal.SIGKILL)
+        assert wait_until(lambda: not any(alive(pid) for pid in below), 5)
+        assert service.run("exec", "shared", "echo", "fine").stdout == "fine\n"
+    finally:
+        other.close()
+        service.run("rm", "-f", "shared")
+        shutil.rmtree(directory)
 
 
 def test_a_directory_of_others_is_refused(tmp_path: Path) -> None:
