@@ -120,6 +120,7 @@ def list_containers(directory: str | None, *, all: bool, as_json: bool, quiet: b
     else:
         for row in rows:
             row["created"] = _age(row["age"])
+            row["command"] = " ".join((row["command"] or "").split())  # a script has many lines
             row["kernel"] = row["kernel"] or ""
             if row["exit_status"] is not None:
                 row["state"] = f"exited ({row['exit_status']})"

@@ -181,6 +181,14 @@ def test_mistakes_are_one_line(service: Service, arguments: tuple[str, ...], sta
     assert service.ps("-a") == before
 
 
+def test_a_container_is_one_line_of_the_list(service: Service) -> None:
+    service.start("script", "sh", "-c", "true\n\nsleep 1000 # last")
+    (line,) = [line for line in service.run("ps").stdout.splitlines() if " script " in line]
+    assert "sh -c true sleep 1000" in line
+    assert [row["command"] for row in service.ps() if row["name"] == "script"] == ["sh -c true\n\nsleep 1000 # last"]
+    service.run("rm", "-f", "script")
+
+
 def test_names_are_unique(service: Service) -> None:
     service.start("one", "sleep", "1000")
     assert service.run("start", "one", "true").stderr == "polynix: the name 'one' is in use\n"
@@ -366,6 +374,31 @@ def test_many_at_once(service: Service) -> None:
         for number in range(50):
             runner.remove(f"many-{number}", force=True)
         assert not [status for status in runner.list(all=True) if (status.name or "").startswith("many-")]
+
+
+FULL_SHARED_MEMORY = """
+mount -t tmpfs -o size=257M none /dev/shm
+"$@" runner & runner=$!
+until "$@" start before -- sleep 1000 2>/dev/null; do sleep 0.1; done
+fallocate -l 257M /dev/shm/fill || cat /dev/zero > /dev/shm/fill 2>/dev/null
+df --output=avail /dev/shm | tail -n 1
+"$@" start after -- sh -c 'head -c 20000000 /dev/zero > /tmp/file; sort /tmp/file | wc -c'
+"$@" wait after; "$@" logs after
+"$@" exec before -- python3 -c 'print(len(bytearray(b"x" * 30000000)))'
+kill $runner; wait $runner; echo "runner $?"; ls /dev/shm
+"""
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root to arrange")
+def test_a_full_shared_memory_file_system(tmp_path: Path) -> None:
+    """It fills up while a container runs: that one goes on, and others start, in memory of another kind."""
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", FULL_SHARED_MEMORY, "bash", *POLYNIX], env=environment("/", XDG_RUNTIME_DIR=str(tmp_path)),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert [lines[1], *lines[3:]] == ["0", "0", "20000001", "30000000", "runner 0", "fill"], done
+    assert "Traceback" not in done.stderr, done
 
 
 # -- the runner's own end --------------------------------------------------------------------------------------------------------
