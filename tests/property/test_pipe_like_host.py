@@ -43,6 +43,7 @@ class Credentials:
 
 class Task:
     credentials = Credentials()
+    kernel = kernel
 
 
 def attempt(function: Any, *arguments: Any) -> Any:
