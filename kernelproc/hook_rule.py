@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 ACTIONS = ("fail", "delay", "shorten", "kill", "observe", "call")
+LONGEST_SECONDS = 1e9  # of a delay: thirty years, which the kernel's clock can count in nanoseconds
 NEVER = frozenset({"exit", "exit_group", "rt_sigreturn"})  # they don't return: only watching them makes sense
 WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2")
 READS = ("read", "pread64", "readv", "preadv", "preadv2")
@@ -72,6 +73,8 @@ class HookRule:
             raise RuleError("a hook needs a function")
         if self.seconds < 0 or self.count < 0 or self.after < 0 or self.every < 1 or (self.times is not None and self.times < 0):
             raise RuleError("counts and times of a hook are not negative, and every is at least 1")
+        if not self.seconds <= LONGEST_SECONDS:  # nor nan
+            raise RuleError(f"a delay of {self.seconds:g} s is longer than {LONGEST_SECONDS:g} s, or no number")
         if self.action == "shorten" and self.count < 1:
             raise RuleError("a shortened call keeps at least one byte")
         if not 0 <= self.probability <= 1:

@@ -190,6 +190,8 @@ def test_rules_are_checked_where_they_are_made() -> None:
             lambda: container.fail("exit_group", errno.EIO),
             lambda: container.fail("write", errno.EIO, probability=2),
             lambda: container.shorten("write", 0),
+            lambda: container.delay("write", float("nan")),
+            lambda: container.delay("write", float("inf")),
             lambda: container.add(object),
         ):
             with pytest.raises(ValueError):
