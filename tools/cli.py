@@ -6,6 +6,8 @@ Imports nothing heavy before it must.
 from __future__ import annotations
 
 import contextlib
+import errno
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -385,6 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status. Every error of polynix's own is one line and status 125."""
     try:
         result = cli.main(arguments, prog_name="polynix", standalone_mode=False)
+        sys.stdout.flush()  # here, where what fails is said
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx is not None else str(error), err=True)
         return EXIT_ERROR
@@ -396,5 +399,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        return EXIT_ERROR
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        with contextlib.suppress(OSError):  # standard error may be on the same disk
+            click.echo(f"polynix: cannot write: {error.strerror}", err=True)
         return EXIT_ERROR
     return result if isinstance(result, int) else 0

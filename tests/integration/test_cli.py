@@ -399,3 +399,12 @@ def test_strace_of_signals() -> None:
     result = polynix("run", "--strace=%signal", "sh", "-c", "trap 'echo caught' USR1; kill -USR1 $$")
     assert result.stdout == "caught\n"
     assert "--- SIGUSR1 {si_signo=SIGUSR1, si_code=0, si_pid=1, si_uid=0} ---" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["tree"], ["fds", "--json"], ["top", "--count", "1"]])
+def test_output_onto_a_full_disk_is_one_line_and_125(arguments: list[str], background: list[subprocess.Popen[str]]) -> None:
+    sleeper = start(background, "run", "sh", "-c", "echo up; sleep 60")
+    assert sleeper.stdout is not None and sleeper.stdout.readline() == "up\n"  # so that there is something to write
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*POLYNIX, *arguments], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (125, "polynix: cannot write: No space left on device\n")
