@@ -143,15 +143,19 @@ static bool any_exit(Monitor *monitor)
     return false;
 }
 
+/*
+ * Who was resumed last comes first. A sender goes on before whom it woke: when both have left again, that one has the answer and the sender
+ * asks for it. Taken in this order the answer is there when it is asked for, and the sender need neither block nor be woken.
+ */
 static int collect_exits(Monitor *monitor, PyObject *list)
 {
-    for (Py_ssize_t index = 0; index < monitor->running_count;) {
-        Slot *slot = monitor->running[index].slot;
-        if (__atomic_load_n(monitor->running[index].state, __ATOMIC_ACQUIRE) != STATE_EXITED) {
-            index++;
+    for (Py_ssize_t index = monitor->running_count; index-- > 0;) {
+        if (index >= monitor->running_count) /* accept_exit dropped a thread that was never made */
             continue;
-        }
-        take_running(monitor, slot);
+        Slot *slot = monitor->running[index].slot;
+        if (__atomic_load_n(monitor->running[index].state, __ATOMIC_ACQUIRE) != STATE_EXITED)
+            continue;
+        take_running(monitor, slot); /* its place gets one that has been looked at */
         int result = accept_exit(slot) < 0 ? -1 : PyList_Append(list, (PyObject *)slot);
         Py_DECREF(slot);
         if (result < 0)

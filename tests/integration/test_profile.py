@@ -174,14 +174,15 @@ def test_the_kernels_share_is_what_the_host_accounts() -> None:
 
 
 def test_wakeups_and_switches_of_a_ping_pong(tmp_path: Path) -> None:
-    """A thousand bytes to and fro: each side is woken a thousand times at most, and most of the times."""
+    """A thousand bytes to and fro, each after some computing: each side is woken a thousand times at most, and most of the times."""
     program = """
 import os
 there, back = os.pipe(), os.pipe()
+def compute(): sum(range(10000))  # meanwhile the other side blocks; an answer that is there when it is asked for wakes nobody
 if os.fork() == 0:
-    for _ in range(1000): os.write(back[1], os.read(there[0], 1))
+    for _ in range(1000): byte = os.read(there[0], 1); compute(); os.write(back[1], byte)
     os._exit(0)
-for _ in range(1000): os.write(there[1], b"x"); os.read(back[0], 1)
+for _ in range(1000): compute(); os.write(there[1], b"x"); os.read(back[0], 1)
 os.wait()
 """
     _, document = profile(tmp_path, "--", PYTHON, "-c", program)

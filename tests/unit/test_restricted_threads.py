@@ -149,6 +149,36 @@ def test_many_threads_run_at_once(machine: Machine) -> None:
             slot.resume_syscall(0)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_of_those_that_left_who_was_resumed_last_comes_first(machine: Machine, order: tuple[int, ...]) -> None:
+    machine.monitor.stub_spin = 0
+    guests = []
+    for _ in order:
+        guest = machine.guest("again: mov eax, 39; syscall; jmp again")
+        guest.next_syscall()
+        guest.slot.spin = 0
+        guests.append(guest)
+    slots = [guests[index].slot for index in order]
+    for _ in range(3):
+        for slot in slots:
+            slot.resume_syscall(0)
+        for slot in slots:
+            wait_until_it_sleeps(slot)
+        assert machine.wait() == slots[::-1]
+
+
+def wait_until_it_sleeps(slot: restricted.Slot) -> None:
+    """It left the guest again, and waits for the kernel; nobody has asked yet."""
+    path = f"/proc/{slot.stub.pid}/task/{slot.tid}/stat"
+    deadline = time.monotonic() + 10
+    while True:
+        with open(path) as stat:
+            if stat.read().rpartition(")")[2].split()[0] == "S":
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
 def test_clone_that_nobody_asked_for_is_refused(machine: Machine) -> None:
     guest = machine.guest("syscall; jmp $")
     guest.next_syscall()
