@@ -47,8 +47,8 @@ def main() -> int:
         show="polynix run --feature docs/dice.py sh -c 'head -c 16 /dev/dice; echo'",
     )
 
-    title("3. Break the kernel on purpose: every second write of cat finds no space")
-    rule = "write:error=ENOSPC,every=2,process=cat"
+    title("3. Break the kernel on purpose: the second write of a cat finds no space")
+    rule = "write:error=ENOSPC,process=cat,after=1,times=1"
     loop = "for i in 1 2 3; do echo line $i | cat; done"
     run("--fail", rule, "--", "sh", "-c", loop, show=f"polynix run --fail {rule} sh -c '{loop}'")
 
