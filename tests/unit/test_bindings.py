@@ -317,6 +317,33 @@ def test_hostile_servers(message: bytes) -> None:
     run(check())
 
 
+def test_replayed_messages() -> None:
+    """A request sent twice is answered twice, for a server keeps no history; an answer sent twice answers nobody, and ends that channel alone."""
+
+    async def check() -> None:
+        world, other = World(), World()
+        for _ in range(2):
+            world.channel.write(*ECHO["echo"].encode_request(7, Text(text="again")))
+        answers = [await world.channel.read_async() for _ in range(2)]
+        assert answers[0][0] == answers[1][0] == ECHO["echo"].encode_response(7, Text(text="again"))[0]
+        channel, server = Channel.create()
+        client = Client(Echo, channel)
+        call = asyncio.create_task(client.proxy.echo(Text(text="x")))
+        await asyncio.sleep(0)
+        answer = ECHO["echo"].encode_response(1, Text(text="x"))[0]
+        server.write(answer)
+        assert await call == Text(text="x")
+        second = asyncio.create_task(client.proxy.echo(Text(text="y")))
+        await asyncio.sleep(0)
+        server.write(answer)
+        with pytest.raises(fidl.DecodeError):
+            await second
+        assert server.pending & Signals.PEER_CLOSED
+        assert await Client(Echo, other.channel).proxy.echo(Text(text="fine")) == Text(text="fine")
+
+    run(check())
+
+
 def test_blocking_client() -> None:
     channel, server_channel = Channel.create()
 
