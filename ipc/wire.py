@@ -234,8 +234,8 @@ class Wire:
                 try:
                     part = receive(_NOBLOCK, copy=False)
                 except self._again:
-                    if self._bind and (self._lost or not self._paired):
-                        self._check_pair()
+                    if self._bind and (self._lost or not self._paired) and self._check_pair():
+                        continue
                     self.ended = self._disconnected
                     self.drained = True
                     break
@@ -248,12 +248,16 @@ class Wire:
             self._flush_descriptors()
         return frames
 
-    def _check_pair(self) -> None:
-        """A bound pair that has its peer takes messages; where it did, and some connection was lost, and it does not any more, it was the peer's."""
-        if int(self._socket.getsockopt(_EVENTS)) & _POLLOUT:
+    def _check_pair(self) -> bool:
+        """A bound pair that has its peer takes messages; where it did, and some connection was lost, and it does not any more, it was the peer's. Returns
+        whether something has come meanwhile: asking has swallowed its edge.
+        """
+        events = int(self._socket.getsockopt(_EVENTS))
+        if events & _POLLOUT:
             self._paired = True
-        elif self._lost and self._paired:
+        elif self._lost and self._paired and not events & _POLLIN:
             self._disconnected = True
+        return bool(events & _POLLIN)
 
     def _check_frame(self, frame: bytes) -> bool:
         """Whether it has records."""

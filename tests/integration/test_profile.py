@@ -174,23 +174,23 @@ def test_the_kernels_share_is_what_the_host_accounts() -> None:
 
 
 def test_wakeups_and_switches_of_a_ping_pong(tmp_path: Path) -> None:
-    """A thousand bytes to and fro, each after some computing: each side is woken a thousand times at most, and most of the times."""
+    """A byte to and fro, each after a sleep: each side is woken for each byte, and by its own timers."""
     program = """
-import os
+import os, time
 there, back = os.pipe(), os.pipe()
-def compute(): sum(range(10000))  # meanwhile the other side blocks; an answer that is there when it is asked for wakes nobody
+def pause(): time.sleep(0.002)  # meanwhile the other side blocks; an answer that is there when it is asked for wakes nobody
 if os.fork() == 0:
-    for _ in range(1000): byte = os.read(there[0], 1); compute(); os.write(back[1], byte)
+    for _ in range(200): byte = os.read(there[0], 1); pause(); os.write(back[1], byte)
     os._exit(0)
-for _ in range(1000): compute(); os.write(there[1], b"x"); os.read(back[0], 1)
+for _ in range(200): pause(); os.write(there[1], b"x"); os.read(back[0], 1)
 os.wait()
 """
     _, document = profile(tmp_path, "--", PYTHON, "-c", program)
     parent, child = row_of(document["processes"], 3), row_of(document["processes"], 4)
     for row in (parent, child):
-        assert 300 <= row["wakeups"] <= 1010 and row["syscalls"] >= 2000
+        assert 200 <= row["wakeups"] <= 410 and row["syscalls"] >= 600
     edges = {(wait["pid"], wait["waker"]): wait["count"] for wait in document["waits"] if wait["object"].startswith("pipe:")}
-    assert edges[4, 3] >= 300 and edges[3, 4] >= 300 and set(edges) == {(3, 4), (4, 3)}
+    assert 100 <= edges[4, 3] <= 201 and 100 <= edges[3, 4] <= 201 and set(edges) == {(3, 4), (4, 3)}
 
 
 def test_a_running_container_and_its_convoy(tmp_path: Path) -> None:
