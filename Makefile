@@ -2,7 +2,8 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope
+# What fails on a machine that other tests keep busy is run once more, and listed as RERUN: a rerun is a defect to look into, of the test or of polynix.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --reruns 1
 C_SOURCES := $(shell find addrspace ipc kernelproc -name '*.[chS]' -o -name '*.ld' -o -name '*.pyx')
 
 .PHONY: all setup build demo test test-fast soak bench readme lint format typecheck clean
