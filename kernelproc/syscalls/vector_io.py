@@ -23,11 +23,7 @@ _SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPE
 @syscall()
 def readv(task: Task, fd: FdNumber, iov: UserAddress, count: ULong) -> Result:
     """man 2 readv."""
-    file = task.files.get_io(fd)
-    buffers = import_iovec(task, iov, count)
-    if file.flags & UNREADABLE:
-        return -EBADF
-    return read_into(file, file.offset, UserOutputBuffer(task.user, buffers), advance=file.ops.seekable)
+    return _preadv(task, fd, iov, count, -1, 0)
 
 
 @syscall()
@@ -47,6 +43,7 @@ def preadv2(task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: Of
 
 
 def _preadv(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flags: int) -> Result:
+    """Read at ``offset`` (-1: at the file's own, which advances)."""
     file = task.files.get_io(fd)
     if offset != -1 and not file.ops.seekable:
         return -ESPIPE
@@ -65,11 +62,7 @@ def _preadv(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flag
 @syscall()
 def writev(task: Task, fd: FdNumber, iov: UserAddress, count: ULong) -> Result:
     """man 2 writev."""
-    file = task.files.get_io(fd)
-    buffers = import_iovec(task, iov, count)
-    if not is_writable(file.flags):
-        return -EBADF
-    return write_from(task, file, file.offset, UserInputBuffer(task.user, buffers), advance=file.ops.seekable)
+    return _pwritev(task, fd, iov, count, -1, 0)
 
 
 @syscall()
@@ -89,6 +82,7 @@ def pwritev2(task: Task, fd: FdNumber, iov: UserAddress, count: ULong, offset: O
 
 
 def _pwritev(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flags: int) -> Result:
+    """Write at ``offset`` (-1: at the file's own, which advances)."""
     file = task.files.get_io(fd)
     if offset != -1 and not file.ops.seekable:
         return -ESPIPE
