@@ -1,14 +1,17 @@
-"""What all tests share: the marker of long runs, and the count of expected failures at the end."""
+"""What all tests share: the marker of long runs, what looks for leftovers, and the count of expected failures at the end."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from integration.audit import Audit
 
 os.environ["POLYNIX_LOCKDEP"] = "1"  # the processes that tests start check the order of their locks, too
 
@@ -42,6 +45,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(skip)
+
+
+@pytest.fixture
+def audit() -> Iterator[Audit]:
+    """Starts containers; the test fails when something of them is left."""
+    from integration.audit import Audit
+
+    audit = Audit()
+    yield audit
+    left = audit.settle()
+    if left and audit.all_may_be_dead:
+        assert audit.run(["true"]).code == 0  # names then go with the next start
+        left = audit.settle()
+    audit.close()
+    assert left == []
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from harness import POLYNIX, Outcome, environment, execute
 
 GUESTS = Path(__file__).parent / "guests"
@@ -125,15 +124,3 @@ class Audit:
                 process.kill()
                 process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-@pytest.fixture(name="audit")
-def audit_fixture() -> Iterator[Audit]:
-    audit = Audit()
-    yield audit
-    left = audit.settle()
-    if left and audit.all_may_be_dead:
-        assert audit.run(["true"]).code == 0  # names then go with the next start
-        left = audit.settle()
-    audit.close()
-    assert left == []

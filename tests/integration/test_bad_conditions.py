@@ -12,7 +12,7 @@ import pytest
 from harness import AS_NOBODY, POLYNIX, Outcome, execute, need_others_to_read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from polynix.kernelproc.uapi.errno import EMFILE, ENOMEM, ENOSYS, EPERM
 from polynix.kernelproc.uapi.unistd import SYSCALLS
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 
 STORM_SEEDS = 4
 KILLS_OF_KERNEL = 24

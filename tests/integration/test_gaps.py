@@ -6,7 +6,7 @@ import re
 
 import pytest
 from harness import Outcome
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 
 GAPS = (
     "mount propagation",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from integration.held import Held, children
 from polynix.addrspace import _restricted as restricted
 from polynix.addrspace.restricted import STUB_PATH

@@ -8,26 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import POLYNIX
+from integration.shell import output
 
 import polynix
 from polynix import scripting
-
-
-@pytest.fixture
-def container() -> Iterator[polynix.Container]:
-    with polynix.Container() as started:
-        yield started
-
-
-def output(container: polynix.Container, script: str) -> str:
-    done = container.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
-    return str(done.stdout + done.stderr)
 
 
 def test_a_failing_call_is_not_carried_out_and_the_others_are(container: polynix.Container) -> None:

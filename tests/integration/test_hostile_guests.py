@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from polynix.addrspace import _restricted as restricted
 from polynix.addrspace.memory_manager import TASK_SIZE
 

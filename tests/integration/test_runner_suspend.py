@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from integration.held import Held, children
 from polynix.ipc.async_client import Client
 from polynix.ipc.async_server import Server

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from harness import POLYNIX
+from integration.shell import output
 
 import polynix
 from polynix.scripting import FileOps, ScriptFileSystem, device, filesystem
@@ -51,17 +52,6 @@ class Words(ScriptFileSystem):
 
     def write(self, path: str, data: bytes) -> None:  # type: ignore[override]
         self.words[path] = data.decode().strip()
-
-
-@pytest.fixture
-def container() -> Iterator[polynix.Container]:
-    with polynix.Container() as started:
-        yield started
-
-
-def output(container: polynix.Container, script: str) -> str:
-    done = container.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
-    return str(done.stdout + done.stderr)
 
 
 def test_a_device_of_one_function(container: polynix.Container) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from harness import AS_NOBODY, POLYNIX, Outcome, execute, need_others_to_read, run_cases
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from userspace.programs import HERE, cases_of, command, directives, native_results
 
 PROGRAMS = ("exec.c", "fork_wait.c", "futex.c", "memfd.c", "mmap.c", "pipes.c", "signals_handlers.c", "sockets.c", "threads.c", "vfork.c")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from integration.held import Held, children
 
 ALARM = """

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from integration.audit import Audit, audit_fixture, build  # noqa: F401
+from integration.audit import Audit, build
 from integration.test_faults import storm
 
 KILLS = 5000
