@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 
+from deadline import soon
 from polynix.ipc.async_server import Server
 from polynix.ipc.objects import ZxStatus
 from polynix.ipc.protocols.manager import Manager, ManagerSuspendContainerRequest, ManagerSuspendContainerResponse
@@ -25,7 +26,7 @@ def main() -> None:
     if action == "echo":
         try:
             while True:
-                channel.write(*channel.read_blocking(time.monotonic_ns() + 20_000_000_000))
+                channel.write(*channel.read_blocking(soon()))
         except ZxStatus:
             return
     elif action == "burst_and_die":
@@ -39,7 +40,7 @@ def main() -> None:
     elif action == "flood":
         for number in range(20_000):
             channel.write_blocking(number.to_bytes(4, "little"))
-        channel.read_blocking(time.monotonic_ns() + 60_000_000_000)
+        channel.read_blocking(soon(60))
     elif action == "stream":
         number = 0
         while True:

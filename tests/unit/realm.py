@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from polynix.ipc.channel import Channel
@@ -13,10 +12,6 @@ from polynix.runner.broker import Broker
 from polynix.runner.member import Peer
 
 PEER = Path(__file__).with_name("session_peer.py")
-
-
-def soon(seconds: float = 20) -> int:
-    return time.monotonic_ns() + int(seconds * 1e9)
 
 
 class Realm:

@@ -1,4 +1,4 @@
-"""The other processes of test_session and test_broker_faults: ``session_peer.py ACTION DIRECTORY``."""
+"""The other processes of test_session, test_broker_faults and test_proxied_processes: ``session_peer.py ACTION DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from deadline import soon
 from polynix.ipc.objects import Channel, Counter, Event, EventPair, Handle, HostFile, Job, Signals, Status, Vmo, ZxStatus
 from polynix.ipc.session import Session
 
@@ -17,10 +18,6 @@ ACTIONS: dict[str, Callable[[Session], None]] = {}
 def action(function: Callable[[Session], None]) -> Callable[[Session], None]:
     ACTIONS[function.__name__] = function
     return function
-
-
-def soon() -> int:
-    return time.monotonic_ns() + 20_000_000_000
 
 
 def only_channel(session: Session) -> Channel:

@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from deadline import soon
 from polynix.ipc.channel import RIGHTS, WINDOW
 from polynix.ipc.objects import EventPair, Signals, Status, ZxStatus
 from polynix.ipc.record import Entry, Kind, Operation
@@ -22,15 +22,7 @@ from polynix.ipc.shared_arena import SharedArena
 from polynix.ipc.wire import EndpointDirectory
 from polynix.runner.broker import Broker
 from raw_peer import RawPeer, record, send_random_records, word
-from realm import PEER, Realm, soon
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[Realm]:
-    realm = Realm(tmp_path)
-    yield realm
-    realm.close()
-    assert os.listdir(tmp_path) == []
+from realm import PEER, Realm
 
 
 def check_alive(realm: Realm) -> None:

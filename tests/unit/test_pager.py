@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import zstandard
+from deadline import soon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polynix.ipc.bindings import MethodError
@@ -30,11 +31,6 @@ from polynix.ipc.protocols.pager import Pager as PagerProtocol
 from polynix.runner.pager import PagedFileSystem, Pager
 
 BLOCK = 1024
-SECONDS = 1_000_000_000
-
-
-def deadline() -> int:
-    return time.monotonic_ns() + 20 * SECONDS
 
 
 @pytest.fixture
@@ -68,12 +64,12 @@ class PagedImage:
 
     def register(self, inode: int, size: int, extents: list[PagerExtent]) -> tuple[Vmo, Vmo]:
         request = PagerRegisterFileRequest(name="file", inode_num=inode, size=size, extents=extents)
-        reply = self.client.call(PagerProtocol.register_file, request, deadline_ns=deadline())
+        reply = self.client.call(PagerProtocol.register_file, request, deadline_ns=soon())
         assert reply.vmo is not None and reply.presence is not None
         return reply.vmo, reply.presence
 
     def page_in(self, inode: int, offset: int, length: int) -> None:
-        self.client.call(PagerProtocol.page_in, PagerPageInRequest(inode_num=inode, offset=offset, length=length), deadline_ns=deadline())
+        self.client.call(PagerProtocol.page_in, PagerPageInRequest(inode_num=inode, offset=offset, length=length), deadline_ns=soon())
 
     def read(self, inode: int, size: int, extents: list[PagerExtent]) -> bytes:
         vmo, presence = self.register(inode, size, extents)
@@ -166,7 +162,7 @@ def test_more_extents_than_a_message_holds(pager: Pager) -> None:
     extents = [PagerExtent(2 * i, 2 * i + 1, i % 8) for i in range(2500)]
     vmo, _presence = image.register(1, 5000 * BLOCK, extents[:1000])
     for rest in (extents[1000:2000], extents[2000:]):
-        image.client.call(PagerProtocol.add_extents, PagerAddExtentsRequest(inode_num=1, extents=rest), deadline_ns=deadline())
+        image.client.call(PagerProtocol.add_extents, PagerAddExtentsRequest(inode_num=1, extents=rest), deadline_ns=soon())
     image.page_in(1, 0, 5000 * BLOCK)
     assert vmo.read(2 * BLOCK, 2 * 2499 * BLOCK) == numbered(2499 % 8) + bytes(BLOCK)
 
@@ -190,7 +186,7 @@ def test_compressed_blocks(pager: Pager, compression: PagerCompression, pack: Ca
         PagerCompressedBlock(len(packed) + size, len(tails), 1, 100),
     ]
     request = PagerRegisterFileRequest(name="f", inode_num=1, size=3 * size + 100, compression=compression, blocks=blocks)
-    reply = image.client.call(PagerProtocol.register_file, request, deadline_ns=deadline())
+    reply = image.client.call(PagerProtocol.register_file, request, deadline_ns=soon())
     assert reply.vmo is not None
     image.page_in(1, 0, 3 * size + 100)
     assert reply.vmo.read(3 * size + 100) == b"ab" * (size // 2) + plain + bytes(size) + b"tail" * 25
@@ -202,7 +198,7 @@ def test_a_block_that_unpacks_without_end(pager: Pager) -> None:
     request = PagerRegisterFileRequest(
         name="f", inode_num=1, size=CHUNK_SIZE, compression=PagerCompression.GZIP, blocks=[PagerCompressedBlock(0, len(bomb), 1, 0)]
     )
-    held = image.client.call(PagerProtocol.register_file, request, deadline_ns=deadline())
+    held = image.client.call(PagerProtocol.register_file, request, deadline_ns=soon())
     with pytest.raises(MethodError) as error:
         image.page_in(1, 0, 1)
     assert error.value.error == Status.IO and held.vmo is not None
@@ -212,7 +208,7 @@ def test_unknown_compression_is_refused(pager: Pager) -> None:
     image = PagedImage(pager, b"x", CHUNK_SIZE)
     request = PagerRegisterFileRequest(name="f", inode_num=1, size=1, compression=PagerCompression.LZO, blocks=[])
     with pytest.raises(MethodError) as error:
-        image.client.call(PagerProtocol.register_file, request, deadline_ns=deadline())
+        image.client.call(PagerProtocol.register_file, request, deadline_ns=soon())
     assert error.value.error == Status.NOT_SUPPORTED
 
 
@@ -259,7 +255,7 @@ def test_unknown_inode(pager: Pager) -> None:
 def test_register_without_a_size_closes_the_connection(pager: Pager) -> None:
     image = PagedImage(pager, numbered(0))
     with pytest.raises(ZxStatus) as error:
-        image.client.call(PagerProtocol.register_file, PagerRegisterFileRequest(name="f", inode_num=1, extents=[]), deadline_ns=deadline())
+        image.client.call(PagerProtocol.register_file, PagerRegisterFileRequest(name="f", inode_num=1, extents=[]), deadline_ns=soon())
     assert error.value.status == Status.PEER_CLOSED
     wait_for(lambda: not pager.file_systems)
 
@@ -276,7 +272,7 @@ def test_create_without_a_block_size(pager: Pager) -> None:
     client_end, server_end = Channel.create()
     pager.create(ManagerCreatePagerRequest(backing_vmo=backing_of(b"x"), pager=server_end))
     with pytest.raises(ZxStatus) as error:
-        client_end.read_blocking(deadline())
+        client_end.read_blocking(soon())
     assert error.value.status == Status.PEER_CLOSED
 
 

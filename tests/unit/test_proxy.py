@@ -7,20 +7,19 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from deadline import soon
 from harness import environment
 from polynix.ipc.objects import Channel, Counter, Event, EventPair, Signals, Status, ZxStatus
 from polynix.runner import trace
 from polynix.runner.async_channel import ChannelClosed, Sender, unbounded
 from polynix.runner.lockdep import LockDepMutex, LockLevel, LockOrderError
 from polynix.runner.proxy import ChannelProxy, NewProxy, run_proxy_thread, start_proxy
-from polynix.runner.wake_sources import WakeSource, new_wake_sources
-
-SECONDS = 1_000_000_000
+from polynix.runner.wake_sources import new_wake_sources
+from proxied import Proxied
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -29,10 +28,6 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 def run_proxy_for_test(proxy: ChannelProxy) -> asyncio.Task[None]:
     return asyncio.create_task(start_proxy(proxy, new_wake_sources()))
-
-
-def deadline() -> int:
-    return time.monotonic_ns() + 20 * SECONDS
 
 
 # -- the seed's tests ------------------------------------------------------------------------------------------------------------
@@ -100,115 +95,91 @@ def test_counter_multiple() -> None:
 # -- the thread ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sender() -> Iterator[Sender[NewProxy]]:
-    sending, receiving = unbounded()
-    thread = run_proxy_thread(receiving)
-    yield sending
-    sending.close()
-    thread.join(20)
-    assert not thread.is_alive()
-
-
-class Proxied:
-    """A proxy of the thread, and the two peers."""
-
-    def __init__(self, sender: Sender[NewProxy], name: str = "test") -> None:
-        self.container, container_channel = Channel.create()
-        self.remote, remote_channel = Channel.create()
-        counter = Counter.create()
-        self.counter = counter.duplicate()
-        self.wake_sources = new_wake_sources()
-        with self.wake_sources.lock() as sources:
-            sources[counter.koid] = WakeSource.from_counter(counter.duplicate(), name)
-        self.start = lambda: sender.send((ChannelProxy(container_channel, remote_channel, counter, name), self.wake_sources))
-
-
-def test_the_counter_rises_before_the_message_comes(sender: Sender[NewProxy]) -> None:
-    proxied = Proxied(sender)
+def test_the_counter_rises_before_the_message_comes(proxies: Sender[NewProxy]) -> None:
+    proxied = Proxied(proxies)
     counts: list[int] = []
     proxied.container.wait_async(Signals.READABLE, lambda *_: counts.append(proxied.counter.read()))
     proxied.start()
     proxied.remote.write(b"in")
-    assert proxied.container.read_blocking(deadline())[0] == b"in"
+    assert proxied.container.read_blocking(soon())[0] == b"in"
     assert counts == [1]
     proxied.container.write(b"out")
-    assert proxied.remote.read_blocking(deadline())[0] == b"out"
+    assert proxied.remote.read_blocking(soon())[0] == b"out"
     assert proxied.counter.read() == 1
 
 
-def test_the_wake_source_goes_with_the_proxy(sender: Sender[NewProxy]) -> None:
-    proxied = Proxied(sender)
+def test_the_wake_source_goes_with_the_proxy(proxies: Sender[NewProxy]) -> None:
+    proxied = Proxied(proxies)
     proxied.start()
     proxied.remote.close()
-    proxied.container.wait(Signals.PEER_CLOSED, deadline())
+    proxied.container.wait(Signals.PEER_CLOSED, soon())
     with proxied.wake_sources.lock() as sources:
         assert sources == {}
 
 
-def test_ten_thousand_queued_messages_then_a_close(sender: Sender[NewProxy]) -> None:
-    proxied = Proxied(sender)
+def test_ten_thousand_queued_messages_then_a_close(proxies: Sender[NewProxy]) -> None:
+    proxied = Proxied(proxies)
     for number in range(10_000):
         proxied.remote.write(number.to_bytes(4, "little"))
     proxied.remote.close()
     proxied.start()
     for number in range(10_000):
-        assert proxied.container.read_blocking(deadline())[0] == number.to_bytes(4, "little")
+        assert proxied.container.read_blocking(soon())[0] == number.to_bytes(4, "little")
     with pytest.raises(ZxStatus) as caught:
-        proxied.container.read_blocking(deadline())
+        proxied.container.read_blocking(soon())
     assert caught.value.status == Status.PEER_CLOSED
     assert proxied.counter.read() == 10_000
 
 
-def test_the_last_words_of_a_closed_side_survive_a_failing_write(sender: Sender[NewProxy]) -> None:
-    proxied = Proxied(sender)
+def test_the_last_words_of_a_closed_side_survive_a_failing_write(proxies: Sender[NewProxy]) -> None:
+    proxied = Proxied(proxies)
     for number in range(500):
         proxied.container.write(number.to_bytes(2, "little"))
         proxied.remote.write(b"never read")
     proxied.container.close()
     proxied.start()
     for number in range(500):
-        assert proxied.remote.read_blocking(deadline())[0] == number.to_bytes(2, "little")
-    proxied.remote.wait(Signals.PEER_CLOSED, deadline())
+        assert proxied.remote.read_blocking(soon())[0] == number.to_bytes(2, "little")
+    proxied.remote.wait(Signals.PEER_CLOSED, soon())
 
 
-def test_sizes_and_handles(sender: Sender[NewProxy]) -> None:
-    proxied = Proxied(sender)
+def test_sizes_and_handles(proxies: Sender[NewProxy]) -> None:
+    proxied = Proxied(proxies)
     proxied.start()
     for size in (0, 1, 65_536):
         proxied.remote.write(bytes(size))
-        assert proxied.container.read_blocking(deadline()) == (bytes(size), [])
+        assert proxied.container.read_blocking(soon()) == (bytes(size), [])
     events = [Event.create() for _ in range(64)]
     koids = [event.koid for event in events]
     proxied.remote.write(b"handles", events)
-    data, handles = proxied.container.read_blocking(deadline())
+    data, handles = proxied.container.read_blocking(soon())
     assert data == b"handles"
     assert [handle.koid for handle in handles] == koids
 
 
-def test_handles_close_when_they_cannot_be_forwarded(sender: Sender[NewProxy]) -> None:
-    proxied = Proxied(sender)
+def test_handles_close_when_they_cannot_be_forwarded(proxies: Sender[NewProxy]) -> None:
+    proxied = Proxied(proxies)
     kept, sent = EventPair.create()
     proxied.remote.write(b"", [sent])
     proxied.container.close()
     proxied.start()
-    kept.wait(Signals.PEER_CLOSED, deadline())
+    kept.wait(Signals.PEER_CLOSED, soon())
 
 
-def test_five_hundred_proxies(sender: Sender[NewProxy]) -> None:
-    several = [Proxied(sender, f"proxy {number}") for number in range(500)]
+def test_five_hundred_proxies(proxies: Sender[NewProxy]) -> None:
+    several = [Proxied(proxies, f"proxy {number}") for number in range(500)]
     for proxied in several:
         proxied.start()
     for number, proxied in enumerate(several):
         proxied.remote.write(str(number).encode())
     for number, proxied in enumerate(several):
-        assert proxied.container.read_blocking(deadline())[0] == str(number).encode()
+        assert proxied.container.read_blocking(soon())[0] == str(number).encode()
     for proxied in several[:250]:
         proxied.container.close()
     for proxied in several[:250]:
-        proxied.remote.wait(Signals.PEER_CLOSED, deadline())
+        proxied.remote.wait(Signals.PEER_CLOSED, soon())
     several[499].remote.write(b"still here")
-    assert several[499].container.read_blocking(deadline())[0] == b"still here"
+    assert several[499].container.read_blocking(soon())[0] == b"still here"
 
 
 def test_the_end_of_the_thread_closes_its_proxies() -> None:
@@ -217,7 +188,7 @@ def test_the_end_of_the_thread_closes_its_proxies() -> None:
     proxied = Proxied(sending)
     proxied.start()
     proxied.remote.write(b"through")
-    proxied.container.read_blocking(deadline())
+    proxied.container.read_blocking(soon())
     sending.close()
     thread.join(20)
     assert proxied.remote.pending & Signals.PEER_CLOSED
@@ -226,16 +197,16 @@ def test_the_end_of_the_thread_closes_its_proxies() -> None:
         proxied.start()
 
 
-def test_trace(sender: Sender[NewProxy]) -> None:
+def test_trace(proxies: Sender[NewProxy]) -> None:
     events: list[trace.TraceEvent] = []
     trace.set_listener(events.append)
     try:
-        proxied = Proxied(sender, "traced")
+        proxied = Proxied(proxies, "traced")
         proxied.start()
         proxied.remote.write(b"x")
-        proxied.container.read_blocking(deadline())
+        proxied.container.read_blocking(soon())
         proxied.remote.close()
-        proxied.container.wait(Signals.PEER_CLOSED, deadline())
+        proxied.container.wait(Signals.PEER_CLOSED, soon())
     finally:
         trace.set_listener(None)
     names = [event.event.removeprefix("starnix_runner:") for event in events if event.name == "traced"]

@@ -14,18 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deadline import soon
 from polynix.ipc.channel import MESSAGE_COST, WINDOW, ChannelEnd
 from polynix.ipc.objects import Channel, Counter, Event, EventPair, HostFile, Job, Rights, Signals, Status, Vmo, ZxStatus
 from polynix.ipc.session import Session
-from realm import Realm, soon
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[Realm]:
-    realm = Realm(tmp_path)
-    yield realm
-    realm.close()
-    assert os.listdir(tmp_path) == []
+from realm import Realm
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from deadline import soon
 from polynix.ipc.channel import MESSAGE_COST, WINDOW, Channel
 from polynix.ipc.client import BlockingClient
 from polynix.ipc.objects import Counter, Event, Signals, Status, ZxStatus
@@ -26,10 +27,6 @@ from polynix.runner.wake_sources import new_wake_sources
 from raw_peer import record, word
 
 PEER = Path(__file__).with_name("link_peer.py")
-
-
-def soon() -> int:
-    return time.monotonic_ns() + 20_000_000_000
 
 
 def start(action: str, address: str, keys: CurveKeys | None = None) -> subprocess.Popen[bytes]:
