@@ -1,7 +1,6 @@
 """One guest address space: Linux's ``mm_struct``.
 
-Invariants: the VMAs are sorted and disjoint; ``user`` (usercopy's C mirror) and the queued host calls follow every change in the same method; region
-pages outside of every
+Invariants: ``user`` (usercopy's C mirror) and the queued host calls follow every change of the VMAs in the same method; region pages outside of every
 VMA are holes, so that fresh anonymous memory reads as zero. Errors are ``OSError`` with Linux's errno for the call.
 
 A mapping with no access is not mapped in the stub at all: a touch faults either way, and the kernel tells MAPERR from ACCERR by the VMAs.
@@ -13,50 +12,32 @@ import errno
 from bisect import bisect_right
 from typing import Any
 
-from polynix.addrspace._restricted import GUEST_LIMIT, SLOT_COUNT, Slot, Stub
+from polynix.addrspace._restricted import GUEST_LIMIT, Stub
 from polynix.addrspace._usercopy import MemoryObject, UserMap
+from polynix.addrspace.addresses import MAX_MAP_COUNT, MMAP_MIN_ADDRESS, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, STACK_GUARD, TASK_SIZE, page_down, page_up
 from polynix.addrspace.host_calls import HostCalls
 from polynix.addrspace.paged_memory import PagedMemory, require
 from polynix.addrspace.text_store import ABOVE, BELOW, PatchedText, TextStore
+from polynix.addrspace.thread_slots import ThreadSlots
 from polynix.addrspace.vma import MappedFile, Vma, VmaKind
+from polynix.addrspace.vma_list import VmaList
 
-PAGE_SIZE = 4096
-PAGE_MASK = PAGE_SIZE - 1
-PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
-
-TASK_SIZE = GUEST_LIMIT - (16 << 30)  # guest addresses end here; the filter's address checks want room above
-STACK_TOP = TASK_SIZE - (1 << 20)
-MMAP_MIN_ADDRESS = 0x10000
-PIE_BASE = 0x5555_5555_4000
-STACK_GUARD = 256 * PAGE_SIZE
-MAX_MAP_COUNT = 65530
 ZEROS = memoryview(bytes(1 << 20))
 
 
-def page_down(address: int) -> int:
-    return address & ~PAGE_MASK
-
-
-def page_up(address: int) -> int:
-    return (address + PAGE_MASK) & ~PAGE_MASK
-
-
-class MemoryManager:
+class MemoryManager(VmaList):
     """VMAs, the region behind them, the stub that maps them, and brk. Shared by every task made with CLONE_VM (``users``)."""
 
     def __init__(self, stub: Stub, region: MemoryObject) -> None:
+        super().__init__()
         self.stub = stub
         self.region = region
         self.user = UserMap()
         self.users = 0
-        self.vmas: list[Vma] = []
-        self._starts: list[int] = []
         self.calls = HostCalls()
         self.ready = False  # the stub reported READY
         self.first_frame: tuple[int, int] | None = None  # entry and stack pointer of a program that came before that
         self.dead = False
-        self.mmap_base = STACK_TOP - (136 << 20)
-        self._ceiling = self.mmap_base  # no gap of a page or more lies between here and mmap_base
         self.brk_start = 0
         self.brk = 0
         self.total_vm = 0  # bytes mapped
@@ -71,70 +52,19 @@ class MemoryManager:
         self.auxv = b""
         self.exe: Any = None  # NamespaceNode of the program, for /proc/PID/exe
         self.dumpable = 1
-        self.free_slots: list[int] = []  # slot indices whose host thread is parked or was never made
-        self.parked_slots: list[Slot] = []
-        self.next_slot = 1  # slot 0 is the stub's first thread
+        self.slots = ThreadSlots(stub)
         self.membarrier = 0
         self.user.on_fault = self.populate_fault
         self.texts: TextStore | None = None  # where patched copies of program text come from
         self.trampolines: dict[int, PatchedText] = {}  # where the stub maps those of patched text, by address
         self.stack_limit = 8 << 20
 
-    # -- look-up ----------------------------------------------------------------------------------------------------------------------------
+    # -- filling ----------------------------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def room() -> int:
         """Bytes that may be filled at one go; replaced where the kernel has to bound memory itself."""
         return 1 << 62
-
-    def find(self, address: int) -> Vma | None:
-        """The VMA that contains ``address``."""
-        index = bisect_right(self._starts, address) - 1
-        if index < 0:
-            return None
-        vma = self.vmas[index]
-        return vma if address < vma.end else None
-
-    def find_next(self, address: int) -> Vma | None:
-        """The first VMA that ends above ``address``."""
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0 and address < self.vmas[index].end:
-            return self.vmas[index]
-        return self.vmas[index + 1] if index + 1 < len(self.vmas) else None
-
-    def overlapping(self, start: int, end: int) -> list[Vma]:
-        """The VMAs that meet [start, end), in order."""
-        index = max(bisect_right(self._starts, start) - 1, 0)
-        found = []
-        for vma in self.vmas[index:]:
-            if vma.start >= end:
-                break
-            if vma.end > start:
-                found.append(vma)
-        return found
-
-    def is_free(self, start: int, end: int) -> bool:
-        return not self.overlapping(start, end)
-
-    def is_covered(self, start: int, end: int) -> bool:
-        """Whether every page of [start, end) is mapped."""
-        position = start
-        for vma in self.overlapping(start, end):
-            if vma.start > position:
-                return False
-            position = vma.end
-        return position >= end
-
-    def find_free_low(self, length: int, low: int, high: int) -> int:
-        """A free place within [low, high), the lowest (MAP_32BIT). Errors: ENOMEM."""
-        position = low
-        for vma in self.overlapping(low, high):
-            if vma.start - position >= length:
-                break
-            position = vma.end
-        if position + length > high:
-            raise OSError(errno.ENOMEM, "no free address range")
-        return position
 
     def populate(self, start: int, end: int) -> None:
         """Give [start, end) its pages now (MAP_POPULATE, mlock, MADV_POPULATE_*). Errors: ENOMEM when memory is out."""
@@ -160,45 +90,6 @@ class MemoryManager:
                     raise OSError(errno.ENOMEM, "out of memory")
                 position += count
             position = high
-
-    def find_free(self, length: int, hint: int = 0, align: int = PAGE_SIZE) -> int:
-        """A free place for ``length`` bytes: at ``hint`` if that is free, else the highest gap below mmap_base. Errors: ENOMEM."""
-        if hint:
-            hint = page_down(hint)
-            if hint >= MMAP_MIN_ADDRESS and hint + length <= TASK_SIZE and self._free_with_guard(hint, hint + length):
-                return hint
-        top = self._ceiling
-        index = bisect_right(self._starts, top - 1) - 1
-        first = True
-        while True:
-            vma = self.vmas[index] if index >= 0 else None
-            bottom = vma.end if vma is not None else MMAP_MIN_ADDRESS
-            if bottom < top:
-                if first:
-                    self._ceiling = top
-                    first = False
-                start = (top - length) & ~(align - 1)
-                if start >= bottom and start >= MMAP_MIN_ADDRESS:
-                    return start
-            if vma is None:
-                break
-            top = min(top, vma.start - (STACK_GUARD if vma.grows_down else 0))
-            index -= 1
-        # Nothing below: look above mmap_base, bottom up.
-        position = self.mmap_base
-        for vma in self.vmas[max(bisect_right(self._starts, position) - 1, 0) :]:
-            if vma.end <= position:
-                continue
-            if vma.start - (STACK_GUARD if vma.grows_down else 0) >= position + length:
-                return position
-            position = (vma.end + align - 1) & ~(align - 1)
-        if position + length <= TASK_SIZE:
-            return position
-        raise OSError(errno.ENOMEM, "no free address range")
-
-    def _free_with_guard(self, start: int, end: int) -> bool:
-        following = self.find_next(start)
-        return following is None or following.start - (STACK_GUARD if following.grows_down else 0) >= end
 
     # -- map and unmap ----------------------------------------------------------------------------------------------------------------------
 
@@ -366,34 +257,6 @@ class MemoryManager:
                 self.data_vm += change
         if vma.locked:
             self.locked_vm += change
-
-    def _merge_around(self, index: int) -> Vma:
-        vmas, starts = self.vmas, self._starts
-        vma = vmas[index]
-        if index + 1 < len(vmas) and vma.merges_with(vmas[index + 1]):
-            upper = vmas.pop(index + 1)
-            starts.pop(index + 1)
-            vma.end = upper.end
-            upper.release()
-        if index > 0 and vmas[index - 1].merges_with(vma):
-            vmas.pop(index)
-            starts.pop(index)
-            lower = vmas[index - 1]
-            lower.end = vma.end
-            vma.release()
-            return lower
-        return vma
-
-    def split_at(self, address: int) -> None:
-        """Make ``address`` a VMA border if it lies inside one."""
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0:
-            vma = self.vmas[index]
-            if vma.start < address < vma.end:
-                if len(self.vmas) >= MAX_MAP_COUNT:
-                    raise OSError(errno.ENOMEM, "too many mappings")
-                self.vmas.insert(index + 1, vma.split(address))
-                self._starts.insert(index + 1, address)
 
     def _clear(self, start: int, end: int, *, unmap_host: bool = False) -> None:
         if end > self._ceiling and start < self.mmap_base:
@@ -598,32 +461,6 @@ class MemoryManager:
             "start_stack", "auxv", "exe", "dumpable", "stack_limit", "membarrier",
         ):  # fmt: skip
             setattr(child, name, getattr(self, name))
-
-    # -- slots ------------------------------------------------------------------------------------------------------------------------------
-
-    def take_slot(self) -> tuple[Slot, bool]:
-        """A slot for a new thread and whether its host thread already exists (parked). Errors: EAGAIN when a stub's threads are all in use."""
-        if self.parked_slots:
-            return self.parked_slots.pop(), True
-        if self.free_slots:
-            return self.stub.slot(self.free_slots.pop()), False
-        index = self.next_slot
-        if index >= SLOT_COUNT:
-            raise OSError(errno.EAGAIN, "no thread left in the address space")
-        self.next_slot += 1
-        return self.stub.slot(index), False
-
-    def return_slot(self, slot: Slot, parked: bool) -> None:
-        """Undo :meth:`take_slot`."""
-        if parked:
-            self.parked_slots.append(slot)
-        else:
-            self.free_slots.append(slot.index)
-
-    def park_slot(self, slot: Slot) -> None:
-        """A thread ended; its host thread waits for the next one."""
-        slot.task = None
-        self.parked_slots.append(slot)
 
     def resident_bytes(self) -> int:
         """Bytes of the region that hold pages."""

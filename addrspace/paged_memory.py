@@ -10,8 +10,7 @@ import mmap
 from collections.abc import Awaitable, Callable, Iterator
 
 from polynix.addrspace._usercopy import MemoryObject
-
-PAGE_SIZE = 4096
+from polynix.addrspace.addresses import page_up
 
 
 class PagedMemory(MemoryObject):
@@ -24,7 +23,7 @@ class PagedMemory(MemoryObject):
         self, fd: int, presence_fd: int, size: int, chunk_size: int, supply: Callable[[int, int], None], supply_later: Callable[[int, int], Awaitable[None]]
     ) -> None:
         super().__init__(fd, False)
-        self.end = -(-size // PAGE_SIZE) * PAGE_SIZE
+        self.end = page_up(size)
         self.chunk_size = chunk_size
         self.supply = supply
         self.supply_later = supply_later

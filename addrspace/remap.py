@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 
-from polynix.addrspace.memory_manager import TASK_SIZE, MemoryManager
+from polynix.addrspace.addresses import TASK_SIZE
+from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.vma import Vma, VmaKind
 
 

@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from polynix.addrspace._restricted import PATCHED_CALL
 from polynix.addrspace._usercopy import MemoryObject
+from polynix.addrspace.addresses import PAGE_SIZE, page_up
 
-PAGE_SIZE = 4096
 # From a text to its trampolines, all in reach of a 32-bit jump: for libraries, above what the guest may map; for programs, which lie low, below them.
 ABOVE, BELOW = 0x7000_0000, -0x3F_0000
 TRAMPOLINE_SIZE = 32
@@ -156,7 +156,7 @@ class TextStore:
         content = memory.read(start, length)
         whole = len(content) > length - PAGE_SIZE  # pages beyond the end of the file give SIGBUS, and here they would be there
         sites = find_sites(content, self._patchable) if whole else []
-        trampolines_length = (len(sites) * TRAMPOLINE_SIZE + PAGE_SIZE - 1) & -PAGE_SIZE
+        trampolines_length = page_up(len(sites) * TRAMPOLINE_SIZE)
         # Trampolines no longer than their texts can't overlap, since texts don't.
         made = _memory_of(_patched(content.ljust(length, b"\0"), sites, displacement)) if 0 < trampolines_length <= length else None
         if made is None:
@@ -193,7 +193,7 @@ def _memory_of(content: bytes) -> MemoryObject | None:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
-        os.ftruncate(fd, (len(content) + PAGE_SIZE - 1) & -PAGE_SIZE)
+        os.ftruncate(fd, page_up(len(content)))
         fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
         mmap.mmap(fd, PAGE_SIZE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC).close()
         return MemoryObject(fd, False)

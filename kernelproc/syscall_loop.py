@@ -24,7 +24,8 @@ from polynix.addrspace._restricted import (
     Stub,
 )
 from polynix.addrspace._usercopy import Fault
-from polynix.addrspace.memory_manager import TASK_SIZE, MemoryManager
+from polynix.addrspace.addresses import TASK_SIZE
+from polynix.addrspace.memory_manager import MemoryManager
 from polynix.kernelproc import track_stub as stubs
 from polynix.kernelproc.engine import Killed, Routine
 from polynix.kernelproc.errno import Errno

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from polynix.addrspace.memory_manager import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, page_up
+from polynix.addrspace.addresses import MMAP_MIN_ADDRESS, PROT_EXEC, PROT_READ, PROT_WRITE, TASK_SIZE, page_up
 from polynix.addrspace.paged_memory import PagedMemory
 from polynix.addrspace.remap import remap
 from polynix.addrspace.vma import VmaKind

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polynix.addrspace.memory_manager import TASK_SIZE, MemoryManager, page_up
+from polynix.addrspace.addresses import TASK_SIZE, page_up
+from polynix.addrspace.memory_manager import MemoryManager
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.memory import check_memlock, populate
 from polynix.kernelproc.syscalls.table import syscall

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import UserAddress
-from polynix.addrspace.memory_manager import TASK_SIZE, page_up
+from polynix.addrspace.addresses import TASK_SIZE, page_up
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.memory import check_room
 from polynix.kernelproc.syscalls.table import syscall

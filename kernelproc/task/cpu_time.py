@@ -71,7 +71,7 @@ def _read(path: str) -> bytes:
 def _host_thread_time(slot: Slot) -> tuple[int, int]:
     """(user, system) nanoseconds of a host thread: the scheduler's exact sum, split as the sampled ticks are."""
     pid, tid = slot.stub.pid, slot.tid
-    if slot.index == 0 and slot.stub.tag.next_slot == 1:
+    if slot.index == 0 and slot.stub.tag.slots.only_first:
         # It has never had another thread, so the clock of the process tells as much, in a twentieth of the time.
         try:
             total = time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED)

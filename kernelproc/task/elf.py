@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from polynix.addrspace._restricted import GUEST_VDSO
-from polynix.addrspace.memory_manager import (
+from polynix.addrspace.addresses import (
     MMAP_MIN_ADDRESS,
     PIE_BASE,
     PROT_EXEC,
@@ -19,10 +19,10 @@ from polynix.addrspace.memory_manager import (
     PROT_WRITE,
     STACK_TOP,
     TASK_SIZE,
-    MemoryManager,
     page_down,
     page_up,
 )
+from polynix.addrspace.memory_manager import MemoryManager
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi import auxvec
 from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ELIBBAD, ENOEXEC, ENOMEM
@@ -216,7 +216,7 @@ def load_elf(
 ) -> LoadedProgram:
     """Build the whole address space of a program in the fresh ``mm``."""
     mm.stack_limit = max(min(stack_limit, 1 << 40), 128 << 10)
-    mm.mmap_base = mm._ceiling = STACK_TOP - page_up(max(min(mm.stack_limit, 1 << 42), 128 << 20)) - (8 << 20)
+    mm.set_mmap_base(STACK_TOP - page_up(max(min(mm.stack_limit, 1 << 42), 128 << 20)) - (8 << 20))
     bias, end = map_image(task, mm, image, PIE_BASE)
     entry = image.entry + bias
     interpreter_base = 0

@@ -181,7 +181,7 @@ def release_vfork_parent(task: Task) -> None:
         else:
             mm: MemoryManager = slot.stub.tag
             if mm.users > 0:
-                mm.park_slot(slot)
+                mm.slots.park(slot)
             else:
                 slot.task = None
                 mm.destroy()
@@ -210,7 +210,7 @@ def leave_address_space(task: Task) -> None:
             slot.task = None  # it may say something yet, for which there is nobody
         mm.destroy()
     elif slot is not None:
-        mm.park_slot(slot)
+        mm.slots.park(slot)
 
 
 def leave_other_threads(task: Task) -> None:

@@ -110,7 +110,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
     borrow = flags & (CLONE_VM | CLONE_VFORK | CLONE_SETTLS) == CLONE_VM | CLONE_VFORK
     mm = task.mm if flags & CLONE_VM else await _fresh_address_space(task)
     pidfd = -1
-    thread_slot, parked = mm.take_slot() if flags & CLONE_VM and not borrow else (parent_slot, False)
+    thread_slot, parked = mm.slots.take() if flags & CLONE_VM and not borrow else (parent_slot, False)
     try:
         if not flags & CLONE_VM:
             try:
@@ -131,7 +131,7 @@ async def clone(task: Task, arguments: CloneArguments) -> int:
         if mm is not task.mm:
             mm.destroy()
         elif thread_slot is not parent_slot:
-            mm.return_slot(thread_slot, parked)
+            mm.slots.give_back(thread_slot, parked)
         raise
     if flags & CLONE_CHILD_SETTID:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from integration.audit import Audit, build
 from polynix.addrspace import _restricted as restricted
-from polynix.addrspace.memory_manager import TASK_SIZE
+from polynix.addrspace.addresses import TASK_SIZE
 
 LIMITS = ("--memory", "256M", "--pids", "50")
 SEGMENTATION_FAULT = "killed by 11"

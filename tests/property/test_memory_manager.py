@@ -7,7 +7,8 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polynix.addrspace._usercopy import Fault, MemoryObject, UserAddress
-from polynix.addrspace.memory_manager import PAGE_SIZE, MemoryManager
+from polynix.addrspace.addresses import PAGE_SIZE
+from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.remap import remap
 
 BASE = 0x7000_0000_0000
