@@ -38,7 +38,9 @@ TUNABLES: Final[dict[str, Tunable]] = {
     "fs.protected_symlinks": _obeyed(0, 0, 1),
     "fs.suid_dumpable": Tunable(0, 0, 2),
     "kernel.core_uses_pid": _obeyed(0),  # no core is ever written
-    "kernel.msgmax": Tunable(8192),
+    "kernel.msgmax": _obeyed(8192, 0, 0x7FFFFFFF),
+    "kernel.msgmnb": _obeyed(16384, 0, 0x7FFFFFFF),
+    "kernel.msgmni": _obeyed(32000, 0, 32768),
     "kernel.overflowgid": Tunable(65534),
     "kernel.overflowuid": Tunable(65534),
     "kernel.panic": _obeyed(0),  # nor does it panic

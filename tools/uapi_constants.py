@@ -173,6 +173,8 @@ MODULES: tuple[Module, ...] = (
     module("syslog", "priorities and syslog actions (man 2 syslog)", Group(("sys/syslog.h", "sys/klog.h"), r"LOG_[A-Z0-9]+")),
     module("ipc", "System V IPC (man 7 sysvipc)",
            Group(("linux/ipc.h", "linux/shm.h", "linux/sem.h", "linux/msg.h"), r"(IPC|SHM|SEM|MSG)_[A-Z0-9_]+|(SHM|SEM|MSG)[A-Z]+|GET(VAL|ALL|PID|NCNT|ZCNT)|SET(VAL|ALL)")),
+    module("mqueue", "POSIX message queues (man 7 mq_overview)", Group(("linux/types.h", "linux/mqueue.h"), r"(MQ|NOTIFY)_[A-Z]+")),
+    module("aio", "asynchronous input and output (man 2 io_submit)", Group(("linux/types.h", "linux/fs.h", "linux/aio_abi.h"), r"(IOCB|IOCB_FLAG)_[A-Z]+(_[A-Z]+)?|RWF_[A-Z]+")),
     module("ptrace", "ptrace requests and options (man 2 ptrace)", Group(("linux/ptrace.h", "asm/ptrace-abi.h"), r"PTRACE_[A-Z0-9_]+")),
     module("major", "device major numbers (linux/major.h)", Group(("linux/major.h",), r"[A-Z0-9_]+_MAJOR")),
     module("processor_flags", "bits of RFLAGS and control registers (asm/processor-flags.h)",

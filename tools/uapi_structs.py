@@ -39,6 +39,7 @@ TIME, SIGNAL, SOCKET = "linux/time_types.h linux/time.h", "linux/types.h asm/sig
 SI = "si_signo si_errno si_code "
 SIG = "_sifields."
 REGISTERS = "r8 r9 r10 r11 r12 r13 r14 r15 rdi rsi rbp rbx rdx rax rcx rsp rip eflags cs gs fs ss err trapno oldmask cr2 fpstate"
+IPC_PERM = " ".join(f"{member}={{0}}_perm.{member}" for member in ("key", "uid", "gid", "cuid", "cgid", "mode", "seq")) + " "
 TERMIOS = "c_iflag c_oflag c_cflag c_lflag c_line c_cc:s"
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -64,10 +65,19 @@ LAYOUTS: tuple[Layout, ...] = (
     layout("iovec", "struct iovec", "linux/uio.h", "iov_base iov_len"),
     layout("mount_attr", "struct mount_attr", "linux/mount.h", "attr_set attr_clr propagation userns_fd"),
     layout("shmid64_ds", "struct shmid64_ds", "linux/shm.h",
-           "key=shm_perm.key uid=shm_perm.uid gid=shm_perm.gid cuid=shm_perm.cuid cgid=shm_perm.cgid mode=shm_perm.mode seq=shm_perm.seq "
-           "shm_segsz shm_atime shm_dtime shm_ctime shm_cpid shm_lpid shm_nattch"),
+           IPC_PERM.format("shm") + "shm_segsz shm_atime shm_dtime shm_ctime shm_cpid shm_lpid shm_nattch"),
     layout("shminfo64", "struct shminfo64", "linux/shm.h", "shmmax shmmin shmmni shmseg shmall"),
     layout("shm_info", "struct shm_info", "linux/shm.h", "used_ids shm_tot shm_rss shm_swp swap_attempts swap_successes"),
+    layout("semid64_ds", "struct semid64_ds", "linux/sem.h", IPC_PERM.format("sem") + "sem_otime sem_ctime sem_nsems"),
+    layout("sembuf", "struct sembuf", "linux/sem.h", "sem_num sem_op sem_flg"),
+    layout("seminfo", "struct seminfo", "linux/sem.h", "semmap semmni semmns semmnu semmsl semopm semume semusz semvmx semaem"),
+    layout("msqid64_ds", "struct msqid64_ds", "linux/msg.h",
+           IPC_PERM.format("msg") + "msg_stime msg_rtime msg_ctime msg_cbytes msg_qnum msg_qbytes msg_lspid msg_lrpid"),
+    layout("msginfo", "struct msginfo", "linux/msg.h", "msgpool msgmap msgmax msgmnb msgmni msgssz msgtql msgseg"),
+    layout("mq_attr", "struct mq_attr", "linux/types.h linux/mqueue.h", "mq_flags mq_maxmsg mq_msgsize mq_curmsgs"),
+    layout("iocb", "struct iocb", "linux/types.h linux/fs.h linux/aio_abi.h",
+           "aio_data aio_rw_flags aio_lio_opcode aio_reqprio aio_fildes aio_buf aio_nbytes aio_offset aio_flags aio_resfd"),
+    layout("io_event", "struct io_event", "linux/types.h linux/fs.h linux/aio_abi.h", "data obj res res2"),
     layout("inotify_event", "struct inotify_event", "linux/inotify.h", "wd mask cookie len"),
     layout("fsxattr", "struct fsxattr", "linux/fs.h", "fsx_xflags fsx_extsize fsx_nextents fsx_projid fsx_cowextsize"),
     layout("file_clone_range", "struct file_clone_range", "linux/fs.h", "src_fd src_offset src_length dest_offset"),

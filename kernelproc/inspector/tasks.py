@@ -10,10 +10,10 @@ from polynix.kernelproc.fs.proc.task_status import state
 from polynix.kernelproc.fs.tmpfs import Tmpfs
 from polynix.kernelproc.inspector import RequestError, requests
 from polynix.kernelproc.inspector.waiting import NAMES, wait_object
+from polynix.kernelproc.ipc_sysv.shared_memory import SegmentTable
 from polynix.kernelproc.memory_totals import used_bytes
 from polynix.kernelproc.task.futex import FutexTable
 from polynix.kernelproc.vfs.namespace import NamespaceNode
-from polynix.kernelproc.vfs.sysv_shm import segments
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
@@ -94,7 +94,7 @@ def census(kernel: Kernel, arguments: dict[str, Any]) -> dict[str, int]:
         "address_spaces": len(spaces),
         "shared_objects": len(shared),
         "shared_memory_files": sum(map(_shared_memory_files, kernel.namespace.mounts)),
-        "shared_memory_segments": len(segments(kernel).by_index),
+        "shared_memory_segments": len(kernel.expando.get(SegmentTable).by_index),
         "futex_queues": len(kernel.expando.get(FutexTable)),
         "routines": sum(task.routine is not None for group in groups for task in group.tasks.values()),
         "kernel_descriptors": len(os.listdir("/proc/self/fd")),

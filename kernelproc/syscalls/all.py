@@ -35,6 +35,8 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     stat,
     storage,
     system,
+    sysv_msg,
+    sysv_sem,
     sysv_shm,
     time,
     vector_io,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.nsfs import NamespaceFile
+from polynix.kernelproc.ipc_sysv.semaphores import UndoList
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, ULong
 from polynix.kernelproc.track_stub import track_stub
@@ -222,6 +223,8 @@ def unshare(task: Task, flags: ULong) -> int:
         task.fs.unshare_namespace()
     if flags & CLONE_NEWUTS:
         task.uts = task.uts.copy()
+    if flags & CLONE_SYSVSEM:
+        UndoList.leave(task)
     if flags & CLONE_FILES and task.files.users > 1:
         files = task.files.fork()
         task.files.unshare(task)

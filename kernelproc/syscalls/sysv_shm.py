@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from polynix.addrspace._usercopy import UserAddress
 from polynix.addrspace.addresses import TASK_SIZE, page_up
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.ipc_sysv.objects import S_IRUGO, S_IWUGO
+from polynix.kernelproc.ipc_sysv.shared_memory import PAGE_SIZE, SegmentTable, ShmFileOps
 from polynix.kernelproc.syscalls.memory import check_room
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Int, Size, ULong
@@ -33,7 +35,6 @@ from polynix.kernelproc.uapi.ipc import (
 )
 from polynix.kernelproc.uapi.mman import PROT_EXEC, PROT_READ, PROT_WRITE
 from polynix.kernelproc.uapi.structs import shm_info, shmid64_ds, shminfo64
-from polynix.kernelproc.vfs.sysv_shm import PAGE_SIZE, S_IRUGO, S_IWUGO, Segment, SegmentTable, ShmFileOps, segments
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -48,14 +49,12 @@ def shmget(task: Task, key: Int, size: Size, flags: Flags) -> int:
     if flags & SHM_HUGETLB:
         track_stub("shmget: SHM_HUGETLB", flags)
         raise Errno(EINVAL)
-    return segments(task.kernel).get(task, key, size, flags).id
+    return task.kernel.expando.get(SegmentTable).get(task, key, size, flags).id
 
 
 @syscall()
 def shmat(task: Task, identifier: Int, address: ULong, flags: Flags) -> int:
     """man 2 shmat"""
-    if identifier < 0:
-        raise Errno(EINVAL)
     if address:
         if address & (PAGE_SIZE - 1):
             if not flags & SHM_RND:
@@ -65,7 +64,7 @@ def shmat(task: Task, identifier: Int, address: ULong, flags: Flags) -> int:
                 raise Errno(EINVAL)
     elif flags & SHM_REMAP:
         raise Errno(EINVAL)
-    segment = segments(task.kernel).find(identifier)
+    segment = task.kernel.expando.get(SegmentTable).find(identifier)
     writable = not flags & SHM_RDONLY
     segment.check(task, S_IRUGO | (S_IWUGO if writable else 0) | (_EXECUTE if flags & SHM_EXEC else 0))
     mm = task.mm
@@ -107,20 +106,20 @@ def shmctl(task: Task, identifier: Int, command: Flags, buffer: UserAddress) -> 
     """man 2 shmctl"""
     if identifier < 0:
         raise Errno(EINVAL)
-    table = segments(task.kernel)
+    table = task.kernel.expando.get(SegmentTable)
     if command == IPC_INFO:
         tunables = task.kernel.expando.get(Tunables)
         most = tunables.get("kernel.shmmni")
         answer = shminfo64.pack(shmmax=tunables.get("kernel.shmmax"), shmmin=1, shmmni=most, shmseg=min(most, SHMSEG), shmall=tunables.get("kernel.shmall"))
         task.copy_out(buffer, answer)
-        return max(table.by_index, default=0)
+        return table.highest_index
     if command == SHM_INFO:
         pages = sum(page_up(segment.size) // PAGE_SIZE for segment in table.by_index.values())
         resident = sum(segment.memory.resident() // PAGE_SIZE for segment in table.by_index.values())
         task.copy_out(buffer, shm_info.pack(used_ids=len(table.by_index), shm_tot=pages, shm_rss=resident))
-        return max(table.by_index, default=0)
+        return table.highest_index
     if command in (SHM_STAT, SHM_STAT_ANY):
-        segment = _by_index(table, identifier)
+        segment = table.find_index(identifier)
         if command == SHM_STAT:
             segment.check(task, S_IRUGO)
         task.copy_out(buffer, segment.status())
@@ -135,8 +134,7 @@ def shmctl(task: Task, identifier: Int, command: Flags, buffer: UserAddress) -> 
     elif command == IPC_SET:
         segment.check_owner(task)
         values = shmid64_ds.unpack(wanted)
-        segment.uid, segment.gid, segment.mode = values.uid, values.gid, values.mode & 0o777
-        segment.changed_at = task.kernel.clock.realtime_ns() // 1_000_000_000
+        segment.set_owner(task, values.uid, values.gid, values.mode)
     elif command == IPC_RMID:
         segment.check_owner(task)
         segment.remove()
@@ -145,11 +143,3 @@ def shmctl(task: Task, identifier: Int, command: Flags, buffer: UserAddress) -> 
             raise Errno(EPERM)
         segment.locked = command == SHM_LOCK
     return 0
-
-
-def _by_index(table: SegmentTable, index: int) -> Segment:
-    """Errors: EINVAL."""
-    segment = table.by_index.get(index)
-    if segment is None:
-        raise Errno(EINVAL)
-    return segment

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from polynix.kernelproc.ipc_sysv.semaphores import UndoList
 from polynix.kernelproc.signals import job_control, send
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.signals.wake import kick
@@ -88,6 +89,7 @@ def exit_task(task: Task, wait_status: int) -> None:
         futex.release_mm(task)
     leave_address_space(task)
     release_vfork_parent(task)
+    UndoList.leave(task)
     task.files.users -= 1
     if task.files.users == 0:
         task.files.close_all(task)

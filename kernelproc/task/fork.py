@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.addrspace.host_calls import ARCH_SET_FS, ARCH_SET_GS, NR_ARCH_PRCTL
 from polynix.kernelproc.errno import ERESTARTNOINTR, Errno
+from polynix.kernelproc.ipc_sysv.semaphores import UndoList
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.signals.signal_state import ProcessSignals
 from polynix.kernelproc.task import cpu_time
@@ -36,6 +37,7 @@ from polynix.kernelproc.uapi.sched import (
     CLONE_PIDFD,
     CLONE_SETTLS,
     CLONE_SIGHAND,
+    CLONE_SYSVSEM,
     CLONE_THREAD,
     CLONE_VFORK,
     CLONE_VM,
@@ -231,6 +233,8 @@ def _enter_tables(task: Task, child: Task, flags: int) -> None:
     group = child.group
     pids.tasks[child.tid] = child
     group.tasks[child.tid] = child
+    if flags & CLONE_SYSVSEM:
+        UndoList.share(task, child)
     if flags & CLONE_THREAD:
         child.counters[TaskWord.PPID] = group.parent.pid if group.parent is not None else 0
         return

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polynix.addrspace._usercopy import UserMap
     from polynix.addrspace.memory_manager import MemoryManager
     from polynix.kernelproc.engine import Routine
+    from polynix.kernelproc.ipc_sysv.semaphores import UndoList
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.signals.signal_state import SignalState
     from polynix.kernelproc.task.credentials import Credentials
@@ -64,6 +65,7 @@ class Task:
         "routine",
         "saved_frame",
         "seccomp",
+        "semaphore_undo",
         "signals",
         "slot",
         "start_time_ns",
@@ -124,6 +126,7 @@ class Task:
         self.death_signal = 0
         self.no_new_privs = False
         self.seccomp: Any = None
+        self.semaphore_undo: UndoList | None = None  # made by the first semop with SEM_UNDO, or to be shared
         self.personality = 0
         self.timer_slack_ns = 50_000
         self.start_time_ns = kernel.clock.boottime_ns()

@@ -628,6 +628,322 @@ class shm_info(_shm_info_fields):
         return self.FORMAT.pack(*self)
 
 
+class _semid64_ds_fields(NamedTuple):
+    key: int = 0
+    uid: int = 0
+    gid: int = 0
+    cuid: int = 0
+    cgid: int = 0
+    mode: int = 0
+    seq: int = 0
+    sem_otime: int = 0
+    sem_ctime: int = 0
+    sem_nsems: int = 0
+
+
+class semid64_ds(_semid64_ds_fields):
+    """struct semid64_ds (linux/sem.h): 104 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<iIIIIIH22xq8xq8xQ16x")
+    SIZE: ClassVar = 104
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "key": 0, "uid": 4, "gid": 8, "cuid": 12, "cgid": 16, "mode": 20, "seq": 24, "sem_otime": 48, "sem_ctime": 64,
+        "sem_nsems": 80,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        key: int = 0, uid: int = 0, gid: int = 0, cuid: int = 0, cgid: int = 0, mode: int = 0, seq: int = 0,
+        sem_otime: int = 0, sem_ctime: int = 0, sem_nsems: int = 0,
+    ) -> bytes:
+        return semid64_ds.FORMAT.pack(
+            key, uid, gid, cuid, cgid, mode, seq, sem_otime, sem_ctime, sem_nsems,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _sembuf_fields(NamedTuple):
+    sem_num: int = 0
+    sem_op: int = 0
+    sem_flg: int = 0
+
+
+class sembuf(_sembuf_fields):
+    """struct sembuf (linux/sem.h): 6 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<Hhh")
+    SIZE: ClassVar = 6
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "sem_num": 0, "sem_op": 2, "sem_flg": 4,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        sem_num: int = 0, sem_op: int = 0, sem_flg: int = 0,
+    ) -> bytes:
+        return sembuf.FORMAT.pack(
+            sem_num, sem_op, sem_flg,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _seminfo_fields(NamedTuple):
+    semmap: int = 0
+    semmni: int = 0
+    semmns: int = 0
+    semmnu: int = 0
+    semmsl: int = 0
+    semopm: int = 0
+    semume: int = 0
+    semusz: int = 0
+    semvmx: int = 0
+    semaem: int = 0
+
+
+class seminfo(_seminfo_fields):
+    """struct seminfo (linux/sem.h): 40 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<iiiiiiiiii")
+    SIZE: ClassVar = 40
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "semmap": 0, "semmni": 4, "semmns": 8, "semmnu": 12, "semmsl": 16, "semopm": 20, "semume": 24, "semusz": 28,
+        "semvmx": 32, "semaem": 36,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        semmap: int = 0, semmni: int = 0, semmns: int = 0, semmnu: int = 0, semmsl: int = 0, semopm: int = 0,
+        semume: int = 0, semusz: int = 0, semvmx: int = 0, semaem: int = 0,
+    ) -> bytes:
+        return seminfo.FORMAT.pack(
+            semmap, semmni, semmns, semmnu, semmsl, semopm, semume, semusz, semvmx, semaem,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _msqid64_ds_fields(NamedTuple):
+    key: int = 0
+    uid: int = 0
+    gid: int = 0
+    cuid: int = 0
+    cgid: int = 0
+    mode: int = 0
+    seq: int = 0
+    msg_stime: int = 0
+    msg_rtime: int = 0
+    msg_ctime: int = 0
+    msg_cbytes: int = 0
+    msg_qnum: int = 0
+    msg_qbytes: int = 0
+    msg_lspid: int = 0
+    msg_lrpid: int = 0
+
+
+class msqid64_ds(_msqid64_ds_fields):
+    """struct msqid64_ds (linux/msg.h): 120 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<iIIIIIH22xqqqQQQii16x")
+    SIZE: ClassVar = 120
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "key": 0, "uid": 4, "gid": 8, "cuid": 12, "cgid": 16, "mode": 20, "seq": 24, "msg_stime": 48, "msg_rtime": 56,
+        "msg_ctime": 64, "msg_cbytes": 72, "msg_qnum": 80, "msg_qbytes": 88, "msg_lspid": 96, "msg_lrpid": 100,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        key: int = 0, uid: int = 0, gid: int = 0, cuid: int = 0, cgid: int = 0, mode: int = 0, seq: int = 0,
+        msg_stime: int = 0, msg_rtime: int = 0, msg_ctime: int = 0, msg_cbytes: int = 0, msg_qnum: int = 0,
+        msg_qbytes: int = 0, msg_lspid: int = 0, msg_lrpid: int = 0,
+    ) -> bytes:
+        return msqid64_ds.FORMAT.pack(
+            key, uid, gid, cuid, cgid, mode, seq, msg_stime, msg_rtime, msg_ctime, msg_cbytes, msg_qnum, msg_qbytes,
+            msg_lspid, msg_lrpid,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _msginfo_fields(NamedTuple):
+    msgpool: int = 0
+    msgmap: int = 0
+    msgmax: int = 0
+    msgmnb: int = 0
+    msgmni: int = 0
+    msgssz: int = 0
+    msgtql: int = 0
+    msgseg: int = 0
+
+
+class msginfo(_msginfo_fields):
+    """struct msginfo (linux/msg.h): 32 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<iiiiiiiH2x")
+    SIZE: ClassVar = 32
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "msgpool": 0, "msgmap": 4, "msgmax": 8, "msgmnb": 12, "msgmni": 16, "msgssz": 20, "msgtql": 24, "msgseg": 28,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        msgpool: int = 0, msgmap: int = 0, msgmax: int = 0, msgmnb: int = 0, msgmni: int = 0, msgssz: int = 0,
+        msgtql: int = 0, msgseg: int = 0,
+    ) -> bytes:
+        return msginfo.FORMAT.pack(
+            msgpool, msgmap, msgmax, msgmnb, msgmni, msgssz, msgtql, msgseg,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _mq_attr_fields(NamedTuple):
+    mq_flags: int = 0
+    mq_maxmsg: int = 0
+    mq_msgsize: int = 0
+    mq_curmsgs: int = 0
+
+
+class mq_attr(_mq_attr_fields):
+    """struct mq_attr (linux/types.h, linux/mqueue.h): 64 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<qqqq32x")
+    SIZE: ClassVar = 64
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "mq_flags": 0, "mq_maxmsg": 8, "mq_msgsize": 16, "mq_curmsgs": 24,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        mq_flags: int = 0, mq_maxmsg: int = 0, mq_msgsize: int = 0, mq_curmsgs: int = 0,
+    ) -> bytes:
+        return mq_attr.FORMAT.pack(
+            mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _iocb_fields(NamedTuple):
+    aio_data: int = 0
+    aio_rw_flags: int = 0
+    aio_lio_opcode: int = 0
+    aio_reqprio: int = 0
+    aio_fildes: int = 0
+    aio_buf: int = 0
+    aio_nbytes: int = 0
+    aio_offset: int = 0
+    aio_flags: int = 0
+    aio_resfd: int = 0
+
+
+class iocb(_iocb_fields):
+    """struct iocb (linux/types.h, linux/fs.h, linux/aio_abi.h): 64 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<Q4xiHhIQQq8xII")
+    SIZE: ClassVar = 64
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "aio_data": 0, "aio_rw_flags": 12, "aio_lio_opcode": 16, "aio_reqprio": 18, "aio_fildes": 20, "aio_buf": 24,
+        "aio_nbytes": 32, "aio_offset": 40, "aio_flags": 56, "aio_resfd": 60,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        aio_data: int = 0, aio_rw_flags: int = 0, aio_lio_opcode: int = 0, aio_reqprio: int = 0, aio_fildes: int = 0,
+        aio_buf: int = 0, aio_nbytes: int = 0, aio_offset: int = 0, aio_flags: int = 0, aio_resfd: int = 0,
+    ) -> bytes:
+        return iocb.FORMAT.pack(
+            aio_data, aio_rw_flags, aio_lio_opcode, aio_reqprio, aio_fildes, aio_buf, aio_nbytes, aio_offset, aio_flags,
+            aio_resfd,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _io_event_fields(NamedTuple):
+    data: int = 0
+    obj: int = 0
+    res: int = 0
+    res2: int = 0
+
+
+class io_event(_io_event_fields):
+    """struct io_event (linux/types.h, linux/fs.h, linux/aio_abi.h): 32 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<QQqq")
+    SIZE: ClassVar = 32
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "data": 0, "obj": 8, "res": 16, "res2": 24,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        data: int = 0, obj: int = 0, res: int = 0, res2: int = 0,
+    ) -> bytes:
+        return io_event.FORMAT.pack(
+            data, obj, res, res2,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
 class _inotify_event_fields(NamedTuple):
     wd: int = 0
     mask: int = 0

@@ -28,8 +28,6 @@ GAPS = (
     "system call open_tree",
     "system call move_mount",
     "system call ptrace",
-    "system call semget",
-    "system call msgget",
     "system call mq_open",
     "system call io_setup",
     "system call io_uring_setup",

@@ -28,7 +28,7 @@ FLOORS = (
     {"uapi", "errno", "clock", "expando", "track_stub", "tunables", "spin_policy", "region_layout", "options", "host_check", "host_accounting"}
     | {"latency_buckets", "hook_rule", "trace_layout"},
     {"engine", "wait_queue", "blocked_call", "kthreads", "fidl_loop", "outgoing_directory", "incoming_directory"},
-    {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power"},
+    {"registry", "kernel", "shared_region", "notes", "observer", "vfs", "task", "signals", "memory_totals", "seccomp", "fault_points", "power", "ipc_sysv"},
     {"fs", "devices", "net", "syscalls", "modules", "inspector", "hooks", "scripting", "trace"},
     {"syscall_loop", "hot_text", "mounts", "controller", "programs", "container", "console_session", "connections", "syscall_log", "strace", "init"},
     {"main"},

@@ -13,6 +13,9 @@ from polynix.kernelproc.fs.proc.process import task_node
 from polynix.kernelproc.fs.proc.system_control import sys_directory
 from polynix.kernelproc.fs.proc.task_status import state
 from polynix.kernelproc.fs.pseudo import Directory, Link, constant, directory, kind_of, link, text
+from polynix.kernelproc.ipc_sysv.messages import MessageQueueTable
+from polynix.kernelproc.ipc_sysv.semaphores import SemaphoreTable
+from polynix.kernelproc.ipc_sysv.shared_memory import SegmentTable
 from polynix.kernelproc.task.cpu_time import nanoseconds_to_ticks
 from polynix.kernelproc.uapi.dirent import DT_DIR
 from polynix.kernelproc.uapi.errno import ENOENT
@@ -20,7 +23,6 @@ from polynix.kernelproc.uapi.magic import PROC_SUPER_MAGIC
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
 from polynix.kernelproc.vfs.ops import FileSystemOps
-from polynix.kernelproc.vfs.sysv_shm import listing
 
 if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
@@ -172,7 +174,13 @@ class ProcRoot(Directory):
                 b"stat": text(kernel_stat),
                 b"swaps": constant(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
                 b"sys": sys_directory,
-                b"sysvipc": directory({b"shm": text(lambda task: listing(task.kernel))}),
+                b"sysvipc": directory(
+                    {
+                        b"msg": text(lambda task: task.kernel.expando.get(MessageQueueTable).listing()),
+                        b"sem": text(lambda task: task.kernel.expando.get(SemaphoreTable).listing()),
+                        b"shm": text(lambda task: task.kernel.expando.get(SegmentTable).listing()),
+                    }
+                ),
                 b"thread-self": lambda fs: _self_link(fs, lambda task: b"%d/task/%d" % (task.group.pid, task.tid)),
                 b"tty": directory({b"drivers": constant(b"")}),
                 b"uptime": text(uptime),

@@ -10,6 +10,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.pseudo import constant, directory, text
 from polynix.kernelproc.tunables import Tunables
 from polynix.kernelproc.uapi.errno import EINVAL, EPERM
+from polynix.kernelproc.uapi.ipc import SEMMNI, SEMMNS, SEMMSL, SEMOPM
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -74,6 +75,8 @@ def sys_directory(fs: FileSystem) -> FsNode:
         b"hostname": text(lambda task: task.uts.nodename + b"\n", _set_hostname),
         b"io_uring_disabled": constant(b"2\n"),
         b"msgmax": tunable("kernel.msgmax"),
+        b"msgmnb": tunable("kernel.msgmnb"),
+        b"msgmni": tunable("kernel.msgmni"),
         b"ngroups_max": constant(b"65536\n"),
         b"osrelease": constant(RELEASE + b"\n"),
         b"ostype": constant(b"Linux\n"),
@@ -93,7 +96,7 @@ def sys_directory(fs: FileSystem) -> FsNode:
         ),
         b"randomize_va_space": constant(b"0\n"),
         b"sched_child_runs_first": tunable("kernel.sched_child_runs_first"),
-        b"sem": constant(b"32000\t1024000000\t500\t32000\n"),
+        b"sem": constant(b"%d\t%d\t%d\t%d\n" % (SEMMSL, SEMMNS, SEMOPM, SEMMNI)),
         b"shmall": tunable("kernel.shmall"),
         b"shmmax": tunable("kernel.shmmax"),
         b"shmmni": tunable("kernel.shmmni"),
