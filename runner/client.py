@@ -13,6 +13,7 @@ import json
 import os
 import select
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,12 @@ from polynix.ipc.protocols.containers import (
     ContainersOpenRequest,
     ContainersReadLogRequest,
     ContainersRemoveRequest,
+    ContainersSetWindowSizeRequest,
     ContainersStartRequest,
     ContainersStopRequest,
     ContainerStatus,
 )
-from polynix.ipc.protocols.programs import Data, ProgramArguments, ProgramsSpawnRequest
+from polynix.ipc.protocols.programs import Data, ProgramArguments, ProgramsSpawnRequest, window_size
 from polynix.ipc.session import Session
 from polynix.runner import parameters
 from polynix.runner.errors import ContainerError
@@ -54,6 +56,17 @@ _TEXTS = {
     ContainersError.SUSPEND_FAILED: "container {} cannot be suspended",
     ContainersError.AMBIGUOUS_ID: "more than one container has an id that begins with {}",
 }
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The standard streams of a container's program, as :meth:`Runner.attach_streams` gives them."""
+
+    input: int | None
+    """A descriptor, the caller's to close, that what the program reads is written to without blocking; None where its input isn't open."""
+    terminal: bool
+    offset: int
+    """:meth:`Runner.logs` from here on is what the program writes from now on."""
 
 
 class Runner:
@@ -88,16 +101,29 @@ class Runner:
 
     # -- containers --------------------------------------------------------------------------------------------------------------
 
-    def start(self, args: Sequence[Argument], *, name: str | None = None, cwd: str | os.PathLike[str] | None = None, **options: Any) -> str:
-        """Start a program in a container of its own, detached; returns the container's id. ``options`` are those of :class:`Container`.
+    def start(
+        self,
+        args: Sequence[Argument],
+        *,
+        name: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        interactive: bool = False,
+        terminal: bool = False,
+        **options: Any,
+    ) -> str:
+        """Start a program in a container of its own, detached; returns the container's id. ``interactive`` keeps its standard input open for those who
+        attach, ``terminal`` makes its streams a terminal, ``options`` are those of :class:`Container`.
 
         Errors: ContainerError, ParameterError; OSError when the program cannot be started.
         """
         from polynix.runner.container import Container
 
-        return self.start_container(Container(init=False, workdir=None if cwd is None else os.fspath(cwd), **options), args, name=name)
+        specification = Container(init=False, workdir=None if cwd is None else os.fspath(cwd), **options)
+        return self.start_container(specification, args, name=name, interactive=interactive, terminal=terminal)
 
-    def start_container(self, specification: Container, args: Sequence[Argument], *, name: str | None = None) -> str:
+    def start_container(
+        self, specification: Container, args: Sequence[Argument], *, name: str | None = None, interactive: bool = False, terminal: bool = False
+    ) -> str:
         """:meth:`start`, in a container like ``specification``."""
         from polynix.runner.container import encode_argument
 
@@ -110,12 +136,14 @@ class Runner:
             directory_required=directory is not None,
             uid=specification.user[0],
             gid=specification.user[1],
+            terminal=terminal,
         )
         request = ContainersStartRequest(
             name=name,
             options=specification.options.to_json(),
             script=Data.of(json.dumps(specification.take_script()).encode()),
             program=program,
+            interactive=interactive,
             command=b" ".join(argv)[:_COMMAND_SHOWN].decode(errors="replace"),
         )
         response = self._call(name or "", Containers.start, request)
@@ -193,12 +221,22 @@ class Runner:
     def resume(self, name: str) -> None:
         self._call(name, Containers.resume, ContainerName(name))
 
-    def logs(self, name: str, *, follow: bool = False, tail: int | None = None) -> Iterator[Record]:
-        """What its programs have written, oldest first, or of that the last ``tail`` lines; with ``follow`` then what they write until it ends."""
-        offset = 0
+    def attach_streams(self, name: str) -> Attachment:
+        """Share its program's standard streams, as ``polynix attach`` does."""
+        response = self._call(name, Containers.attach, ContainerName(name))
+        return Attachment(None if response.input is None else response.input.detach(), response.terminal, response.offset)
+
+    def set_window_size(self, name: str, rows: int, columns: int) -> None:
+        """Of its terminal."""
+        self._call(name, Containers.set_window_size, ContainersSetWindowSizeRequest(name, window_size((rows, columns))))
+
+    def logs(self, name: str, *, follow: bool = False, tail: int | None = None, offset: int = 0) -> Iterator[Record]:
+        """What its programs have written, oldest first, beginning at ``offset``, or of that the last ``tail`` lines; with ``follow`` then what they write
+        until it ends.
+        """
         if tail is not None:
             lines = LastLines(tail)
-            for known, record in self._log(name, 0, False):
+            for known, record in self._log(name, offset, False):
                 offset = known
                 lines.add(record)
             yield from lines

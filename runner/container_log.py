@@ -44,10 +44,19 @@ class ContainerLog:
     def add_stream(self, stream: int) -> int:
         """A pipe whose bytes are logged as ``stream``; returns the end to write to, which the caller closes."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.follow(reader, stream)
+        return writer
+
+    def follow(self, reader: int, stream: int) -> None:
+        """Log what can be read from ``reader`` as ``stream``, and close it at its end."""
         os.set_blocking(reader, False)
         self._streams[reader] = stream
         asyncio.get_running_loop().add_reader(reader, self._take, reader)
-        return writer
+
+    @property
+    def end(self) -> int:
+        """The offset of what will be written next."""
+        return self._end
 
     @property
     def ended(self) -> bool:
@@ -59,6 +68,8 @@ class ContainerLog:
             data = os.read(reader, _CHUNK)
         except BlockingIOError:
             return
+        except OSError:
+            data = b""  # EIO: nobody has the terminal open any more
         if data:
             self._write(HEADER.pack(time.time_ns(), self._streams[reader], len(data)) + data)
         else:

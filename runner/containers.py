@@ -34,6 +34,7 @@ from polynix.ipc.protocols.containers import (
     PAGE,
     ContainerName,
     Containers,
+    ContainersAttachResponse,
     ContainersError,
     ContainersInspectResponse,
     ContainersKillRequest,
@@ -43,6 +44,7 @@ from polynix.ipc.protocols.containers import (
     ContainersReadLogRequest,
     ContainersReadLogResponse,
     ContainersRemoveRequest,
+    ContainersSetWindowSizeRequest,
     ContainersStartRequest,
     ContainersStartResponse,
     ContainersStopRequest,
@@ -56,11 +58,13 @@ from polynix.ipc.protocols.programs import (
     Programs,
     ProgramSignalRequest,
     SpawnFailure,
+    window_size,
 )
 from polynix.ipc.protocols.scripting import Scripting, ScriptingText
 from polynix.runner.container_log import ContainerLog
+from polynix.runner.container_streams import ContainerStreams
 from polynix.runner.kernels import StartError
-from polynix.runner.log_records import ERRORS, OUTPUT
+from polynix.runner.log_records import ERRORS
 
 if TYPE_CHECKING:
     from polynix.runner.container_instance import ContainerInstance
@@ -75,11 +79,13 @@ KILLED = 128 + signal.SIGKILL
 class NamedContainer:
     """One container, from its start until it is removed."""
 
-    def __init__(self, identity: str, name: str, command: str, log: ContainerLog) -> None:
+    def __init__(self, identity: str, name: str, command: str, log: ContainerLog, streams: ContainerStreams) -> None:
         self.id = identity
         self.name = name
         self.command = command
         self.log = log
+        self.streams = streams
+        self.window = window_size((0, 0))
         self.created_ns = time.time_ns()
         self.ended_ns: int | None = None
         self.exit_status: int | None = None
@@ -132,6 +138,8 @@ class NamedContainer:
             "kernel": None if kernel is None else {"name": kernel.name, "pid": kernel.child.pid, "wake_lease": kernel.wake_lease.is_held},
             "suspend": None if power is None else power.inspect(),
             "proxies": [] if self.instance is None else [[proxy.address.host, proxy.address.port] for proxy in self.instance.proxies.proxies],
+            "interactive": self.streams.interactive,
+            "terminal": self.streams.terminal,
             "log": {"path": self.log.path, "lost_bytes": self.log.lost},
             "options": self.options,
         }
@@ -187,7 +195,13 @@ class ContainerRegistry(Containers):
             log = ContainerLog(os.path.join(self.directory, identity))
         except OSError as error:
             return ContainersStartResponse(failure=SpawnFailure(0, f"cannot make a log: {error.strerror}", b""))
-        container = self.containers[identity] = NamedContainer(identity, name, request.command or "", log)
+        terminal = request.program is not None and bool(request.program.terminal)
+        try:
+            streams = ContainerStreams(log, interactive=bool(request.interactive), terminal=terminal)
+        except OSError as error:
+            log.close()
+            return ContainersStartResponse(failure=SpawnFailure(0, f"cannot make its streams: {error.strerror}", b""))
+        container = self.containers[identity] = NamedContainer(identity, name, request.command or "", log, streams)
         container.options = json.loads(request.options or "{}")
         failure = await self._start(container, request)
         if failure is not None:
@@ -202,11 +216,10 @@ class ContainerRegistry(Containers):
         outgoing, outgoing_end = Channel.create()
         programs, programs_end = Channel.create()
         program, program_end = Channel.create()
-        streams = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), container.log.add_stream(OUTPUT), container.log.add_stream(ERRORS)]
-        files = [HostFile.create(fd) for fd in streams]
-        errors = HostFile.create(streams[2])
-        for fd in streams:
-            os.close(fd)
+        files = container.streams.take_files()
+        kernel_errors = container.log.add_stream(ERRORS)
+        errors = HostFile.create(kernel_errors)
+        os.close(kernel_errors)
         container.outgoing = Client(Directory, outgoing)
         container.program = Client(Program, program, _ProgramListener(container))
         container.program.start()
@@ -228,7 +241,7 @@ class ContainerRegistry(Containers):
             component.close()
             return SpawnFailure(22, os.strerror(22), b"")
         spawn.descriptors = [HandleInfo(file, descriptor_id(fd)) for fd, file in enumerate(files)]
-        spawn.terminal = spawn.attached = None
+        spawn.attached = spawn.terminal
         spawn.program = program_end
         starter = Client(Programs, programs)
         try:
@@ -282,6 +295,7 @@ class ContainerRegistry(Containers):
                 container.exit_status = KILLED
         container.message = info.message
         container.ended_ns = time.time_ns()
+        container.streams.close()
         for client in (container.outgoing, container.program):
             if client is not None:
                 client.close()
@@ -359,7 +373,21 @@ class ContainerRegistry(Containers):
 
     def _forget(self, container: NamedContainer) -> None:
         self.containers.pop(container.id, None)
+        container.streams.close()
         container.log.close()
+
+    # -- attaching ---------------------------------------------------------------------------------------------------------------
+
+    async def attach(self, request: ContainerName) -> ContainersAttachResponse:
+        container = self._running(request.name)
+        return ContainersAttachResponse(input=container.streams.input(), terminal=container.streams.terminal, offset=container.log.end)
+
+    async def set_window_size(self, request: ContainersSetWindowSizeRequest) -> None:
+        container = self._running(request.name)
+        container.window = request.size
+        if container.program is not None:
+            with suppress(ZxStatus):
+                await container.program.proxy.set_window_size(request.size)
 
     # -- sleeping ----------------------------------------------------------------------------------------------------------------
 
@@ -389,6 +417,15 @@ class _ProgramListener(Program):
 
     async def on_exited(self, payload: ProgramOnExitedPayload) -> None:
         self.container.exit_status = exit_status_of(payload.status)
+
+    async def on_suspend(self) -> None:
+        """Ctrl-Z, with no shell inside: there is none outside either that could continue the job."""
+        if self.container.program is not None:
+            await self.container.program.proxy.attach_terminal(self.container.window)
+            await self.container.program.proxy.resume()
+
+    async def on_input_wanted(self) -> None:
+        """The terminal is always ours to read."""
 
 
 class _ControllerListener(ComponentController):

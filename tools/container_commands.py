@@ -29,6 +29,7 @@ Examples:
   polynix start --fail 'write:path=/data/*,error=ENOSPC,after=3' web ./server
   polynix exec -it web -- bash
   polynix logs -f web
+  polynix start -it shell -- bash; polynix attach shell    Ctrl-P Ctrl-Q leaves it
   polynix stop web; polynix wait web; polynix rm web
 
 \b
@@ -66,15 +67,31 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
 
     @cli.command("start", cls=run_command, epilog=START_EPILOG, context_settings=VERBATIM, short_help="Start a program in a container that a runner keeps.")
     @RUNNER_OPTION
+    @click.option("--interactive", "-i", is_flag=True, help="Keep its standard input open, for `polynix attach`.")
+    @click.option("--tty", "-t", "terminal", is_flag=True, help="Give it a terminal.")
     @container_options
     @NAME_ARGUMENT
     @click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
-    def start(directory: str | None, name: str, command: tuple[str, ...], **options: Any) -> int:
+    def start(directory: str | None, name: str, command: tuple[str, ...], interactive: bool, terminal: bool, **options: Any) -> int:
         """Start PROGRAM detached, in a container called CONTAINER, and print its id. What it writes is kept for `polynix logs`."""
         from polynix.tools import containers
 
         with one_line_errors():
-            return containers.start(directory, name, command[1:] if command[0] == "--" else command, options)
+            return containers.start(directory, name, command[1:] if command[0] == "--" else command, options, interactive=interactive, terminal=terminal)
+
+    @cli.command("attach", short_help="Connect to the standard streams of a container's program.")
+    @RUNNER_OPTION
+    @NAME_ARGUMENT
+    def attach(directory: str | None, name: str) -> int:
+        """Show what the program of CONTAINER writes from now on, and give it the caller's standard input if it was started with -i.
+
+        From a terminal, Ctrl-P Ctrl-Q detaches and leaves it running; without one, signals go to the program. The exit status is the program's.
+        """
+        from polynix.tools import attach as attaching
+        from polynix.tools import containers
+
+        with one_line_errors(), containers.connect(directory) as runner:
+            return attaching.attach(runner, name)
 
     @cli.command("exec", context_settings=VERBATIM, short_help="Run a program in a running container.")
     @RUNNER_OPTION

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from polynix.runner.errors import ContainerError
+from polynix.runner.log_records import OUTPUT, Record
 
 if TYPE_CHECKING:
     from polynix.ipc.protocols.containers import ContainerStatus
@@ -39,13 +40,13 @@ def connect(directory: str | None) -> Runner:
     return Runner(directory)
 
 
-def start(directory: str | None, name: str | None, command: tuple[str, ...], options: dict[str, Any]) -> int:
+def start(directory: str | None, name: str | None, command: tuple[str, ...], options: dict[str, Any], *, interactive: bool, terminal: bool) -> int:
     """Start a program detached, and print the container's id."""
     from polynix.tools.run import describe_start_failure, scripted_container_of
 
     with connect(directory) as runner:
         try:
-            identity = runner.start_container(scripted_container_of(**options), command, name=name)
+            identity = runner.start_container(scripted_container_of(**options), command, name=name, interactive=interactive, terminal=terminal)
         except OSError as error:
             return describe_start_failure(error, command)
     print(identity)
@@ -74,18 +75,19 @@ def logs(directory: str | None, name: str, *, follow: bool, timestamps: bool, ta
     """Print what the container's programs wrote, errors to standard error."""
     with connect(directory) as runner:
         for record in runner.logs(name, follow=follow, tail=tail):
-            _write_log(record.time_ns, record.stream, record.data, timestamps)
+            write_record(record, timestamps)
     return 0
 
 
-def _write_log(when_ns: int, stream: int, data: bytes, timestamps: bool) -> None:
-    output = sys.stdout.buffer if stream == 1 else sys.stderr.buffer
+def write_record(record: Record, timestamps: bool) -> None:
+    """What a container wrote, to the stream of ours that it is for."""
+    output = sys.stdout.buffer if record.stream == OUTPUT else sys.stderr.buffer
     if timestamps:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when_ns // 1_000_000_000)) + f".{when_ns % 1_000_000_000:09d}Z "
-        for line in data.splitlines(keepends=True):
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.time_ns // 1_000_000_000)) + f".{record.time_ns % 1_000_000_000:09d}Z "
+        for line in record.data.splitlines(keepends=True):
             output.write(stamp.encode() + line)
     else:
-        output.write(data)
+        output.write(record.data)
     output.flush()
 
 

@@ -11,8 +11,10 @@ from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, protocol, two_way
 from polynix.ipc.fidl import BOOL, INT32, INT64, STRING, UINT64, EnumType, HandleType, StringType, VectorType, member, struct, table
+from polynix.ipc.host_file import HostFile
 from polynix.ipc.objects import Channel
 from polynix.ipc.protocols.component import MAX_NAME
+from polynix.ipc.protocols.controller import ConsoleWindowSize
 from polynix.ipc.protocols.programs import BYTES, Data, ProgramsSpawnRequest, SpawnFailure
 
 PAGE = 64  # containers in one answer
@@ -61,10 +63,12 @@ class ContainersStartRequest:
     options: str | None = member(2, STRING)
     """ContainerOptions as JSON."""
     program: ProgramsSpawnRequest | None = member(3, ProgramsSpawnRequest)
-    """Without descriptors and channel."""
+    """Without descriptors and channel; ``terminal`` asks for a terminal of the container's own."""
     command: str | None = member(4, StringType(256))
     script: Data | None = member(5, Data)
     """A JSON list of what Scripting is asked for before the program starts."""
+    interactive: bool | None = member(6, BOOL)
+    """Keep the program's standard input open, for those who attach; absent: it is empty."""
 
 
 @table
@@ -149,6 +153,24 @@ class ContainersReadLogResponse:
     """Nothing will be added."""
 
 
+@table
+@dataclass(kw_only=True)
+class ContainersAttachResponse:
+    input: HostFile | None = member(1, HandleType(HostFile))
+    """What the program reads as standard input is written here, without blocking; absent where that isn't open."""
+    terminal: bool | None = member(2, BOOL)
+    """The input is that of a terminal."""
+    offset: int | None = member(3, UINT64)
+    """Of the log: what is written from now on begins there."""
+
+
+@struct
+@dataclass(frozen=True)
+class ContainersSetWindowSizeRequest:
+    name: str = member(StringType(MAX_NAME))
+    size: ConsoleWindowSize = member(ConsoleWindowSize)
+
+
 @struct
 @dataclass(frozen=True)
 class ContainersInspectResponse:
@@ -198,6 +220,16 @@ class Containers(FidlProtocol):
 
     @two_way(error=EnumType(ContainersError))
     async def read_log(self, request: ContainersReadLogRequest) -> ContainersReadLogResponse:
+        raise NotImplementedError
+
+    @two_way(error=EnumType(ContainersError))
+    async def attach(self, request: ContainerName) -> ContainersAttachResponse:
+        """Share the standard streams of a running container's program; what it writes is read from the log."""
+        raise NotImplementedError
+
+    @two_way(error=EnumType(ContainersError))
+    async def set_window_size(self, request: ContainersSetWindowSizeRequest) -> None:
+        """Of the terminal of a running container, if it has one."""
         raise NotImplementedError
 
     @two_way(error=EnumType(ContainersError))

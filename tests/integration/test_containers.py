@@ -13,105 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pexpect
 import pytest
 from harness import POLYNIX, environment
+from integration.service import Service, alive, descendants, first_line, wait_until
 
 import polynix
 from polynix import scripting
 
 ROOT = os.geteuid() == 0
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def descendants(pid: int) -> set[int]:
-    found = {pid}
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in thread.read_text().split():
-                found |= descendants(int(child))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def first_line(runner: polynix.Runner, name: str) -> bytes:
-    """What a container wrote, up to the end of the first line."""
-    text = b""
-    for record in runner.logs(name, follow=True):
-        text += record.data
-        if b"\n" in text:
-            break
-    return text
-
-
-class Service:
-    """A runner in a directory of its own, and the commands of its users."""
-
-    def __init__(self, directory: Path, user: int | None = None) -> None:
-        self.identity = {} if user is None else {"user": user, "group": user, "extra_groups": ()}
-        self.parent = directory
-        self.directory = directory / "polynix"
-        self.environment = environment("/", XDG_RUNTIME_DIR=str(directory))
-        self.errors = (directory / "errors").open("wb")
-        self.process = subprocess.Popen(  # type: ignore[call-overload]
-            [*POLYNIX, "runner"], env=self.environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors,
-            start_new_session=True, **self.identity,
-        )  # fmt: skip
-        assert wait_until(lambda: (self.directory / "broker").exists()), (directory / "errors").read_text()
-
-    def run(self, *arguments: str, timeout: float = 30, **options: object) -> subprocess.CompletedProcess[str]:
-        options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [*POLYNIX, *arguments], env=self.environment, cwd="/", capture_output=True, text=True, timeout=timeout, **{**self.identity, **options}
-        )
-
-    def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
-        done = self.run("start", *options, name, "--", *command)
-        assert (done.returncode, done.stderr) == (0, ""), done
-        return done.stdout.strip()
-
-    def ps(self, *options: str) -> list[dict[str, object]]:
-        return [row for row in json.loads(self.run("ps", "--json", *options).stdout) if row["id"]]
-
-    def client(self) -> polynix.Runner:
-        return polynix.Runner(self.directory)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(20)
-        self.errors.close()
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One runner for most tests; each uses names of its own."""
-    service = Service(tmp_path_factory.mktemp("runner"))
-    yield service
-    below = descendants(service.process.pid)
-    service.close()
-    assert service.process.returncode == 0
-    assert not service.directory.exists()
-    assert wait_until(lambda: not any(alive(pid) for pid in below), 5)
-    assert "Traceback" not in (service.parent / "errors").read_text()
 
 
 def test_from_start_to_removal(service: Service) -> None:
@@ -201,8 +113,7 @@ def test_exec_has_the_caller_streams_or_a_terminal(service: Service) -> None:
     service.start("streams", "sleep", "1000")
     assert service.run("exec", "streams", "cat", stdin=subprocess.DEVNULL).stdout == ""
     assert service.run("exec", "-i", "-e", "V=1", "streams", "sh", "-c", "cat; echo $V", input="typed", stdin=None).stdout == "typed1\n"
-    child = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], "exec", "-it", "streams", "sh", "-c", "tty; stty size; read line; echo got $line; exit 5"],
-                          env=service.environment, dimensions=(30, 90), timeout=30, encoding="utf-8")  # fmt: skip
+    child = service.terminal("exec", "-it", "streams", "sh", "-c", "tty; stty size; read line; echo got $line; exit 5")
     child.expect_exact("/dev/pts/0")
     child.expect_exact("30 90")
     child.sendline("something")
@@ -210,7 +121,7 @@ def test_exec_has_the_caller_streams_or_a_terminal(service: Service) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 5
-    child = pexpect.spawn(POLYNIX[0], [*POLYNIX[1:], "exec", "-it", "streams", "sleep", "1000"], env=service.environment, timeout=30, encoding="utf-8")
+    child = service.terminal("exec", "-it", "streams", "sleep", "1000")
     time.sleep(1)
     child.sendcontrol("c")
     child.expect(pexpect.EOF)
