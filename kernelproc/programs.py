@@ -87,7 +87,7 @@ class ProgramStarter(Programs):
             log.exception("cannot start %r", path)
             return self._failed(request, 0, path, f"cannot start {os.fsdecode(path)}: {error}")
         finally:
-            close_handles(list(descriptors.values()))
+            close_handles([*descriptors.values(), request.controlling_terminal])
         group = task.group
         program = RunningProgram(kernel, group, console)
         if request.program is not None:
@@ -118,6 +118,10 @@ class ProgramStarter(Programs):
         numbers = sorted(number for number, handle in descriptors.items() if isinstance(handle, HostFile))
         host = [take_descriptor(descriptors[number]) for number in numbers]
         opened, console = open_host_descriptors(kernel, host, bool(request.terminal))
+        if console is None and request.controlling_terminal is not None:
+            from polynix.kernelproc.devices.console import make_console
+
+            console = make_console(kernel, take_descriptor(request.controlling_terminal), on_demand=True)
         for number, file in zip(numbers, opened, strict=True):
             files.install_at(number, file, False)
         fs = FsContext(kernel.namespace)

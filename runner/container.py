@@ -297,6 +297,7 @@ class Process:
         universal_newlines: bool | None = None,
         bufsize: int = -1,
         terminal: bool = False,
+        controlling_terminal: int = -1,
         attached: bool = False,
         window: tuple[int, int] = (0, 0),
     ) -> None:
@@ -333,6 +334,7 @@ class Process:
                 directory_required=directory is not None,
                 user=(uid, gid),
                 terminal=terminal,
+                controlling_terminal=controlling_terminal,
                 attached=attached,
                 window=window,
             )

@@ -9,12 +9,16 @@ from typing import Any
 
 
 class HostTerminal:
-    """Standard input when it is a terminal; otherwise nothing, on which every method is harmless."""
+    """Standard input when it is a terminal, or /dev/tty; otherwise nothing, on which every method is harmless.
 
-    def __init__(self, fd: int) -> None:
+    ``on_demand``: others of a pipeline may use the terminal as well, so it is left alone until a program inside reads it.
+    """
+
+    def __init__(self, fd: int, *, on_demand: bool = False) -> None:
         self.fd = fd  # a descriptor of our own, or -1
+        self.on_demand = on_demand
         self.attached = False
-        self.alone = os.isatty(1)  # nobody else writes to the terminal meanwhile, as far as we know
+        self.alone = os.isatty(1) and not on_demand  # nobody else writes to the terminal meanwhile, as far as we know
         self._saved: list[Any] | None = None
 
     @classmethod
@@ -27,6 +31,14 @@ class HostTerminal:
         except OSError:
             pass
         return cls(-1)
+
+    @classmethod
+    def controlling(cls) -> HostTerminal:
+        """The caller's controlling terminal, for a caller whose standard input is something else."""
+        try:
+            return cls(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC), on_demand=True)
+        except OSError:
+            return cls(-1)
 
     def window(self) -> tuple[int, int]:
         """Rows and columns; (0, 0) when unknown."""

@@ -58,7 +58,8 @@ def scripted_container_of(
 
 def run_program(*, command: tuple[str, ...], **options: Any) -> int:
     """Returns the exit status for the shell. Errors: ParameterError."""
-    return Foreground(scripted_container_of(**options), command, HostTerminal.of_caller()).run()
+    terminal = HostTerminal.of_caller()
+    return Foreground(scripted_container_of(**options), command, terminal if terminal.fd >= 0 else HostTerminal.controlling()).run()
 
 
 def describe_start_failure(error: OSError, command: tuple[str, ...]) -> int:
@@ -81,6 +82,7 @@ class Foreground:
         self.process: Process | None = None
         self._stop_signal = signal.SIGTSTP
         self._asked = False  # for the terminal's input
+        self._reads_terminal = not terminal.on_demand
         self._starting = True
         self._early = 0  # fatal signals that came before the program had started
 
@@ -107,11 +109,17 @@ class Foreground:
             self.container.close()
 
     def _run_program(self) -> int:
-        attached = self.terminal.attach()
+        attached = self._take_terminal()
         self.container.on_event = {"suspend": self._suspend, "input_wanted": self._input_wanted}
         window = self.terminal.window()
         process = self.process = Process(
-            self.container, self.command, stdin=self.stdin, terminal=self.terminal.fd >= 0, attached=attached, window=window
+            self.container,
+            self.command,
+            stdin=self.stdin,
+            terminal=self.terminal.fd >= 0 and not self.terminal.on_demand,
+            controlling_terminal=self.terminal.fd if self.terminal.on_demand else -1,
+            attached=attached,
+            window=window,
         )
         self._starting = False
         self._release_streams()
@@ -163,7 +171,7 @@ class Foreground:
                 self.container.tell_program(process, "pause")
             return
         if number == signal.SIGCONT:
-            if not self.terminal.attached and self.terminal.attach():
+            if not self.terminal.attached and self._take_terminal():
                 self._attach()
             return
         if process is not None:
@@ -183,9 +191,13 @@ class Foreground:
         handler = signal.signal(number, signal.SIG_DFL)
         os.killpg(0, number)
         signal.signal(number, handler)
-        if self.terminal.attach():
+        if self._take_terminal():
             self._attach()
         self.container.tell_program(process, "resume")
+
+    def _take_terminal(self) -> bool:
+        """Raw mode, if a program reads the terminal and it is ours to take; says whether it is."""
+        return self._reads_terminal and self.terminal.attach()
 
     def _attach(self) -> None:
         """The terminal is raw again: the container may read it."""
@@ -197,7 +209,8 @@ class Foreground:
         enough.
         """
         self.process = process
-        if self.terminal.attached or self.terminal.attach():
+        self._reads_terminal = True
+        if self.terminal.attached or self._take_terminal():
             self._attach()
         elif not self._asked:
             self._asked = True

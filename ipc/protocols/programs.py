@@ -28,6 +28,7 @@ from polynix.ipc.fidl import (
     type_of,
     union,
 )
+from polynix.ipc.host_file import HostFile
 from polynix.ipc.objects import Channel, Vmo
 from polynix.ipc.protocols.component import HandleInfo
 from polynix.ipc.protocols.controller import ConsoleWindowSize
@@ -109,6 +110,8 @@ class ProgramsSpawnRequest:
     window_size: ConsoleWindowSize | None = member(9, ConsoleWindowSize)
     program: Channel | None = member(10, HandleType(Channel))
     """The server's end of a Program."""
+    controlling_terminal: HostFile | None = member(11, HandleType(HostFile))
+    """Where descriptor 0 is no terminal: what the program finds as /dev/tty."""
 
 
 @struct

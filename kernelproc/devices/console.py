@@ -41,12 +41,16 @@ _DRAIN_NS = 2_000_000_000
 
 
 class Console:
-    """The driver of the container's console, over a non-blocking description of our own of the caller's terminal."""
+    """The driver of the container's console, over a non-blocking description of our own of the caller's terminal.
+
+    ``on_demand``: the caller keeps the terminal, which is not its standard input, as it is until somebody looks for input.
+    """
 
     drains = True
 
-    def __init__(self, kernel: Kernel, fd: int, index: int) -> None:
+    def __init__(self, kernel: Kernel, fd: int, index: int, *, on_demand: bool) -> None:
         self.kernel = kernel
+        self.on_demand = on_demand
         self.fd = fd
         self.index = index
         self.terminal = Terminal(kernel, b"pts/%d" % index, makedev(UNIX98_PTY_SLAVE_MAJOR, index), TerminalModes.console())
@@ -87,6 +91,10 @@ class Console:
     def input_wanted(self) -> None:
         if not self._attached and self.fd >= 0:
             self.on_input_wanted()
+
+    def input_polled(self) -> None:
+        if self.on_demand:
+            self.input_wanted()
 
     def suspend(self) -> bool:
         """The container's first job has no shell inside that could continue it: the caller's shell can, if the program wants to
@@ -200,10 +208,8 @@ class SystemConsole:
         self.terminal: Terminal | None = None
 
 
-def open_console(kernel: Kernel, fd: int) -> tuple[Console, FileObject]:
-    """Make a console of the terminal behind ``fd``: (console, an open description of it). Takes the descriptor over."""
-    from polynix.kernelproc.fs.devpts import peer_place
-
+def make_console(kernel: Kernel, fd: int, *, on_demand: bool = False) -> Console:
+    """A console of the terminal behind ``fd``, which is taken over. ``on_demand``: see :class:`Console`."""
     try:
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         os.close(fd)
@@ -211,14 +217,20 @@ def open_console(kernel: Kernel, fd: int) -> tuple[Console, FileObject]:
         own = fd  # not ours to reopen (su, sudo): the caller's description it is, and it may block for a moment
     table = kernel.expando.get(PtyTable)
     index = table.allocate()
-    console = Console(kernel, own, index)
+    console = Console(kernel, own, index, on_demand=on_demand)
     table.add(index, console.terminal, (0, 5))
     system = kernel.expando.get(SystemConsole)
     if system.terminal is None:  # later ones are of programs that are started beside
         system.terminal = console.terminal
-    place = peer_place(kernel, index)
-    file = FileObject(TerminalFile(console.terminal), place.node, O_RDWR, place)
-    return console, file
+    return console
+
+
+def open_console(console: Console) -> FileObject:
+    """An open description of it, as of standard input."""
+    from polynix.kernelproc.fs.devpts import peer_place
+
+    place = peer_place(console.kernel, console.index)
+    return FileObject(TerminalFile(console.terminal), place.node, O_RDWR, place)
 
 
 def register(kernel: Kernel) -> None:

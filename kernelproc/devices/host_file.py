@@ -305,10 +305,11 @@ def open_host_descriptors(kernel: Kernel, descriptors: list[int], terminal: bool
     console_file: FileObject | None = None
     console_device = -1
     if terminal and descriptors and os.isatty(descriptors[0]):
-        from polynix.kernelproc.devices.console import open_console
+        from polynix.kernelproc.devices.console import make_console, open_console
 
         console_device = os.fstat(descriptors[0]).st_rdev
-        console, console_file = open_console(kernel, os.dup(descriptors[0]))
+        console = make_console(kernel, os.dup(descriptors[0]))
+        console_file = open_console(console)
     files: list[FileObject] = []
     seen: dict[tuple[int, int, int, int], FileObject] = {}
     for fd in descriptors:

@@ -272,7 +272,7 @@ class _MasterDriver:
         self.flush = master.flush_wire
         self.input_taken = master.input_taken
         self.status = master.status
-        self.input_wanted = _nothing
+        self.input_wanted = self.input_polled = _nothing
         self.suspend = _no
         self.master = master
 

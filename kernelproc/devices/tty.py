@@ -55,6 +55,9 @@ class TerminalDriver(Protocol):
     def input_wanted(self) -> None:
         """A reader found nothing."""
 
+    def input_polled(self) -> None:
+        """Somebody asked whether there is input, and there was none."""
+
     def suspend(self) -> bool:
         """The SUSP character came for a foreground group that nobody can continue; True if the driver knows what to do about it."""
 

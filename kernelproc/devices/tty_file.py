@@ -199,6 +199,8 @@ class TerminalFile(FileOps):
         events = 0
         if terminal.discipline.available(for_poll=True):
             events |= POLLIN | POLLRDNORM
+        else:
+            terminal.driver.input_polled()
         if terminal.other_closed:
             events |= POLLHUP | POLLIN | POLLRDNORM
         if not terminal.stopped and terminal.driver.room() > 0:

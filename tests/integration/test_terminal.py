@@ -313,3 +313,27 @@ def test_a_pipe_beside_the_terminal(start: Start) -> None:
     shell.send("typed\r")
     shell.expect_exact("typed\r\n")
     shell.expect_exact("prompt> ")
+
+
+def test_a_controlling_terminal_without_standard_input(start: Start) -> None:
+    """/dev/tty is the caller's terminal, whatever standard input is, and it is left as it was."""
+    inside = (
+        'read first < /dev/tty; echo "$first and $(cat)" > /dev/tty; stty -F /dev/tty size; stty -F /dev/tty -echo; '
+        "read -t 10 second < /dev/tty; tty; echo $second"
+    )
+    command = f"printf piped | {' '.join(POLYNIX)} run bash -c '{inside}'"
+    child = start("sh", "-c", f"before=$(stty -a); {command}; echo status $?; test \"$before\" = \"$(stty -a)\" && echo same")
+    time.sleep(1.5)
+    child.sendline("typed")
+    child.expect_exact("typed and piped")
+    child.expect_exact("30 90")
+    time.sleep(0.3)
+    child.sendline("unseen")
+    child.expect(r"not a tty\s+unseen\s+status 0\s+same")
+    assert isinstance(child.before, str)
+    assert "unseen" not in child.before
+
+
+def test_no_terminal_at_all(start: Start) -> None:
+    child = start("sh", "-c", f"setsid --wait {' '.join(POLYNIX)} run sh -c 'echo > /dev/tty' < /dev/null")
+    child.expect_exact("cannot create /dev/tty: No such device or address")
