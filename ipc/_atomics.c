@@ -201,6 +201,25 @@ static PyObject *words_wait(PyObject *self, PyObject *const *args, Py_ssize_t co
     Py_RETURN_NONE;
 }
 
+static PyObject *words_wait_still(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    uint32_t *word, now;
+    if (!arguments("wait_still", count, 2) || !(word = word32(self, args[0])))
+        return NULL;
+    long long nanoseconds = PyLong_AsLongLong(args[1]);
+    if (nanoseconds == -1 && PyErr_Occurred())
+        return NULL;
+    struct timespec still = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+    Py_BEGIN_ALLOW_THREADS
+    do {
+        while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) & 1)
+            syscall(SYS_futex, word, FUTEX_WAIT, now, NULL, NULL, 0);
+        nanosleep(&still, NULL);
+    } while (__atomic_load_n(word, __ATOMIC_SEQ_CST) != now);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyObject *words_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *buffer;
@@ -241,6 +260,7 @@ static PyMethodDef words_methods[] = {
     FAST(set_bit),
     FAST(ring),
     FAST(wait),
+    FAST(wait_still),
     {NULL, NULL, 0, NULL},
 };
 

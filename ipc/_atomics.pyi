@@ -28,3 +28,5 @@ class Words:
         """Change a 32-bit word, and wake who waits for it."""
     def wait(self, offset: int, expected: int, /) -> None:
         """Sleep while a 32-bit word is ``expected``, without the GIL. May return early."""
+    def wait_still(self, offset: int, nanoseconds: int, /) -> None:
+        """Sleep until a 32-bit word is even and has not changed for so long, without the GIL. Who makes it even calls :meth:`wake`."""

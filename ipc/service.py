@@ -1,19 +1,23 @@
 """Service: who serves a session or a broker: whoever waits for something anyway, or a thread of its own.
 
 A message costs least if the thread that wants it fetches it: waking another one costs more than all the rest. So a thread that is about to
-sleep in :func:`sleep_until` *leads* if nobody does: it polls and serves until what it waits for has come. The service's own thread leads
-when nobody waits; having fetched something for a thread that sleeps, it steps aside for a moment, so that the sleeper leads next time.
-When nothing happens, one thread sleeps in one poll.
+sleep in :func:`sleep_until` *leads*: it polls and serves until what it waits for has come. If another one that waits leads already, it
+sleeps, and leads when that one is done. The service's own thread leads only while nobody waits, or has waited for :data:`_ASIDE_NS`, and
+gives way to who comes: it isn't woken, and doesn't ask for the GIL, between one wait and the next. When nothing happens, one thread
+sleeps in one poll.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from typing import ClassVar, Protocol
 
-_ASIDE_SECONDS = 0.002
+from polynix.ipc._atomics import Words
+
+_ASIDE_NS = 2_000_000
 
 
 class Served(Protocol):
@@ -33,40 +37,32 @@ class Served(Protocol):
 class Sleeper:
     """A thread that waits for :meth:`wake`, and may lead meanwhile. It belongs to one thread, and can be used again and again."""
 
-    __slots__ = ("_lock", "_waiting", "leading", "woken")
+    __slots__ = ("_lock", "leading", "woken")
 
     def __init__(self) -> None:
         self.woken = False
         self.leading: Served | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # free: roused
         self._lock.acquire()
-        self._waiting = False
 
     def wake(self) -> None:
         """From any thread: what was waited for has come."""
         self.woken = True
         leading = self.leading
-        if leading is not None:
-            if threading.get_ident() != leading.leader:
-                leading.interrupt()
-        else:
+        if leading is None:
             self.rouse()
+        elif threading.get_ident() != leading.leader:
+            leading.interrupt()
 
     def rouse(self) -> None:
-        """End the sleep, so that the thread looks again."""
-        if self._waiting:
-            self._waiting = False
-            try:
-                self._lock.release()
-            except RuntimeError:
-                pass  # somebody else did
+        """End the sleep, or the next one, so that the thread looks again."""
+        with contextlib.suppress(RuntimeError):  # it was roused already
+            self._lock.release()
 
     def sleep(self, timeout: float) -> None:
         """Without leading; may return early."""
-        self._waiting = True
         if not self.woken:
             self._lock.acquire(timeout=timeout if timeout >= 0 else -1)
-        self._waiting = False
 
 
 class Service:
@@ -78,8 +74,8 @@ class Service:
     def __init__(self, served: Served, name: str, *, helped: bool = True) -> None:
         self.served = served
         self._lead = threading.Lock()
+        self._turns = Words(bytearray(8))  # a word that counts when the lead is taken and given up: odd while somebody leads
         self._sleepers: list[Sleeper] = []  # that wait while somebody else leads
-        self._leads = self._seen = 0  # how often others have led
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         if helped:
             Service.current, Service.pid = self, os.getpid()
@@ -87,58 +83,68 @@ class Service:
 
     def _run(self) -> None:
         served = self.served
-        aside = False
         while not served.ended:
-            if aside:
-                time.sleep(_ASIDE_SECONDS)
-                leads = self._leads
-                with self._lead:  # blocks while another leads
-                    aside = leads != self._leads or leads != self._seen
-                    self._seen = self._leads
-                continue
-            with self._lead:
-                served.leader = threading.get_ident()
-                served.serve(-1)
-                served.leader = 0
-                aside = any(sleeper.woken for sleeper in list(self._sleepers))  # who sleeps again, leads
+            if self._lead.acquire(blocking=False):
+                self._begin()
+                try:
+                    while not served.ended and not self._sleepers:
+                        served.serve(-1)
+                finally:
+                    self._give_up()
+            self._turns.wait_still(0, _ASIDE_NS)
         for sleeper in list(self._sleepers):
             sleeper.rouse()
 
     def sleep(self, sleeper: Sleeper, timeout: float) -> None:
-        """Sleep until ``sleeper`` is woken, for ``timeout`` seconds at most; lead if nobody does."""
-        deadline = time.monotonic() + timeout if timeout >= 0 else None
-        served = self.served
-        if served.ended or not self._lead.acquire(blocking=False):
-            self._sleepers.append(sleeper)
-            try:
-                sleeper.sleep(timeout)
-            finally:
-                self._sleepers.remove(sleeper)
+        """Sleep until ``sleeper`` is woken, for ``timeout`` seconds at most, and lead if no other sleeper does. May return early."""
+        if not self._lead.acquire(blocking=False):
+            self._follow(sleeper, timeout)
             return
+        self._begin()
+        sleeper.leading = served = self.served
         try:
-            self._leads += 1
-            served.leader = threading.get_ident()
-            sleeper.leading = served
+            deadline = time.monotonic() + timeout if timeout >= 0 else None
             while not sleeper.woken and not served.ended:
                 served.serve(timeout)
                 if deadline is not None:
-                    timeout = max(0.0, deadline - time.monotonic())
-                    if timeout == 0:
+                    timeout = deadline - time.monotonic()
+                    if timeout <= 0:
                         break
         finally:
-            served.leader = 0
             sleeper.leading = None
-            self._lead.release()
-            if self._sleepers:  # one of them leads now
-                for other in list(self._sleepers):
-                    if not other.woken:
-                        other.rouse()
-                        break
+            self._give_up()
+
+    def _follow(self, sleeper: Sleeper, timeout: float) -> None:
+        served = self.served
+        self._sleepers.append(sleeper)
+        try:
+            if served.leader == self._thread.ident:
+                served.interrupt()  # it gives way
+            if served.ended or not self._lead.locked():  # given up before it could see this one
+                return
+            sleeper.sleep(timeout)
+        finally:
+            self._sleepers.remove(sleeper)
+
+    def _begin(self) -> None:
+        self.served.leader = threading.get_ident()
+        self._turns.add(0, 1)  # nobody waits for odd
+
+    def _give_up(self) -> None:
+        """Another one that sleeps leads now; or, in a while, the service's thread."""
+        self.served.leader = 0
+        self._turns.wake(0)
+        self._lead.release()
+        if self._sleepers:
+            for other in list(self._sleepers):
+                if not other.woken:
+                    other.rouse()
+                    break
 
     def join(self) -> None:
-        """Once it has ended: wait for the thread."""
-        self.served.interrupt()
-        if self._thread is not threading.current_thread():
+        """Once it has ended: wait for the thread, unless the caller is what it waits for."""
+        if self.served.leader != threading.get_ident():
+            self.served.interrupt()
             self._thread.join()
         if Service.current is self:
             Service.current = None

@@ -627,5 +627,3 @@ def _receive_hello(beside: socket.socket) -> tuple[Hello, int]:
         close_descriptors(descriptors)
         if beside.gettimeout() is not None:
             beside.close()
-
-

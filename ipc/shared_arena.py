@@ -236,5 +236,3 @@ class SharedArena:
                         del self._watched[watched]
                         slot.set_waiter(self.member, False)
             self.words.wait(self._doorbell, rung)
-
-
