@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-CLOCK_MONOTONIC_COARSE = 6
+from polynix.kernelproc.uapi.time import CLOCK_MONOTONIC_COARSE
+
 TICK_NS = int(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from polynix.addrspace.text_store import TextStore
 from polynix.addrspace.vma import VmaKind
+from polynix.kernelproc.uapi.mman import PROT_EXEC
 from polynix.kernelproc.uapi.unistd import SYSCALLS
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 SAMPLE_PERIOD = 64
-PROT_EXEC = 4
 READABLE_BY_ALL = 0o004
 # These replace the registers, copy them for a new task, or never come back: nothing is won, and debuggers know rt_sigreturn by its bytes.
 NEVER = ("rt_sigreturn", "restart_syscall", "clone", "clone3", "fork", "vfork", "execve", "execveat", "exit", "exit_group")

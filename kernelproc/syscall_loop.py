@@ -40,8 +40,11 @@ from polynix.kernelproc.task.exit import address_space_died, begin_group_exit, e
 from polynix.kernelproc.task.out_of_memory import wait_for_memory
 from polynix.kernelproc.task.page_in import page_in
 from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.epoll import EPOLLIN
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, EIO, ENOSYS
-from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
+from polynix.kernelproc.uapi.mman import PROT_EXEC, PROT_READ, PROT_WRITE
+from polynix.kernelproc.uapi.seccomp import AUDIT_ARCH_X86_64
+from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
 from polynix.kernelproc.uapi.unistd import (
     NR_pread64,
     NR_preadv,
@@ -64,13 +67,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AUDIT_ARCH_X86_64 = 0xC000003E
-EPOLLIN = 1
 SYSCALL_COUNT, FAULT_COUNT = int(TaskWord.SYSCALLS), int(TaskWord.FAULTS)
-SI_KERNEL = 0x80
 TRAP_PAGE_FAULT = 14
 FAULT_WRITE, FAULT_EXEC = 2, 16
-PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 ENDLESS_FAULTS = 64  # the same fault this often in a row is no longer taken for a race
 
 

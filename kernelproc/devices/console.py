@@ -17,11 +17,11 @@ from polynix.kernelproc.devices.tty import Terminal
 from polynix.kernelproc.devices.tty_file import TerminalFile, open_terminal
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.registry import makedev
-from polynix.kernelproc.signals.signal_state import SIG_DFL, bit
+from polynix.kernelproc.signals.signal_state import bit
 from polynix.kernelproc.uapi.errno import ENODEV
 from polynix.kernelproc.uapi.fcntl import O_NOCTTY, O_RDWR
 from polynix.kernelproc.uapi.major import UNIX98_PTY_SLAVE_MAJOR
-from polynix.kernelproc.uapi.signal import SIGTSTP
+from polynix.kernelproc.uapi.signal import SIG_DFL, SIGTSTP
 from polynix.kernelproc.vfs.file_object import FileObject
 from polynix.kernelproc.wait_queue import WaitQueue
 

@@ -17,12 +17,12 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from polynix.addrspace._usercopy import MemoryObject, UserAddress
-from polynix.kernelproc.devices.mem import MEM_MAJOR
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.registry import makedev
 from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EINVAL, EIO, ENODEV, ENOTTY, EOPNOTSUPP
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD, O_ACCMODE, O_APPEND, O_NONBLOCK, O_RDWR, SEEK_CUR, SEEK_DATA, SEEK_HOLE, SEEK_SET
 from polynix.kernelproc.uapi.ioctls import FIONREAD, TCGETS, TCSETS, TCSETSF, TCSETSW, TIOCGWINSZ
+from polynix.kernelproc.uapi.major import MEM_MAJOR
 from polynix.kernelproc.uapi.mman import PROT_WRITE
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from polynix.kernelproc.vfs.file_object import FileObject

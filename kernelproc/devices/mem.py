@@ -18,6 +18,7 @@ from polynix.kernelproc.uapi.ioctls import (
     RNDRESEEDCRNG,
     RNDZAPENTCNT,
 )
+from polynix.kernelproc.uapi.major import MEM_MAJOR
 from polynix.kernelproc.uapi.poll import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from polynix.kernelproc.vfs.ops import FileOps, Result
 from polynix.kernelproc.wait_queue import WaitQueue
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.vfs.fs_node import FsNode
 
-MEM_MAJOR = 1
 _CHUNK = 1 << 16
 _MINORS = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9, "kmsg": 11}
 

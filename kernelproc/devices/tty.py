@@ -14,12 +14,12 @@ from polynix.kernelproc.devices.terminal_modes import TerminalModes
 from polynix.kernelproc.errno import ERESTARTSYS, Errno
 from polynix.kernelproc.signals.send import send_to_group, send_to_process_group
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.signals.signal_state import SIG_IGN, bit
+from polynix.kernelproc.signals.signal_state import bit
 from polynix.kernelproc.uapi.capability import CAP_SYS_ADMIN
 from polynix.kernelproc.uapi.errno import EIO, EPERM
 from polynix.kernelproc.uapi.ioctls import TIOCPKT_DOSTOP, TIOCPKT_FLUSHREAD, TIOCPKT_FLUSHWRITE, TIOCPKT_IOCTL, TIOCPKT_NOSTOP, TIOCPKT_START, TIOCPKT_STOP
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
-from polynix.kernelproc.uapi.signal import SIGCONT, SIGHUP, SIGTSTP, SIGTTIN, SIGWINCH
+from polynix.kernelproc.uapi.signal import SIG_IGN, SIGCONT, SIGHUP, SIGTSTP, SIGTTIN, SIGWINCH
 from polynix.kernelproc.uapi.termios import EXTPROC, IXON, VSTART, VSTOP
 from polynix.kernelproc.wait_queue import WaitQueue
 

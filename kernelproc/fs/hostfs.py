@@ -20,6 +20,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.host_call import call, open_beneath
 from polynix.kernelproc.fs.hostfs_file import HostFile, HostNode
 from polynix.kernelproc.uapi.errno import ESTALE
+from polynix.kernelproc.uapi.magic import HOSTFS_SUPER_MAGIC
 from polynix.kernelproc.vfs.directory import FIRST_COOKIE, DirectoryItem, DirectoryOps
 from polynix.kernelproc.vfs.file_system import FileSystem
 from polynix.kernelproc.vfs.fs_node import FsNode
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.task import Task
 
-HOSTFS_SUPER_MAGIC: Final = 0x00C0FFEE
 DIRECTORY_FDS_MAX: Final = 512  # O_PATH descriptors of directories kept for the next look-up
 INO_LIMIT: Final = 1 << 46  # inode numbers from here to 2^47 are for file systems above this one (overlay)
 OPEN_FILES_MAX: Final = 256  # closed files whose descriptor is kept for the next open

@@ -29,6 +29,7 @@ from polynix.kernelproc.uapi.errno import (
     ENOTCONN,
     ERANGE,
 )
+from polynix.kernelproc.uapi.major import MISC_MAJOR
 from polynix.kernelproc.uapi.poll import POLLHUP
 from polynix.kernelproc.uapi.socket import AF_VSOCK
 from polynix.kernelproc.uapi.vm_sockets import (
@@ -58,7 +59,7 @@ OWN_CID: Final = 3  # the first that a guest may have
 LAST_RESERVED_PORT: Final = 1023
 BUFFER_SIZE, BUFFER_MIN_SIZE, BUFFER_MAX_SIZE = 256 << 10, 128, 256 << 10
 CONNECT_TIMEOUT_NS: Final = 2_000_000_000
-MISC_MAJOR, VSOCK_MINOR = 10, 52  # the first of misc's dynamic minors
+VSOCK_MINOR: Final = 52  # the first of misc's dynamic minors
 
 Address = tuple[int, int]  # context, port
 ANYWHERE: Final[Address] = (VMADDR_CID_ANY, VMADDR_PORT_ANY)

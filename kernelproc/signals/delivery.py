@@ -21,11 +21,11 @@ from polynix.kernelproc.signals.frame import ADDRESS_MASK, pop_frame, push_frame
 from polynix.kernelproc.signals.job_control import begin_group_stop, hold_task
 from polynix.kernelproc.signals.send import dequeue_signal, force_signal
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.signals.signal_state import IGNORED_BY_DEFAULT, SIG_DFL, SIG_IGN, STOP_SIGNALS, SignalAction, bit
+from polynix.kernelproc.signals.signal_state import IGNORED_BY_DEFAULT, STOP_SIGNALS, SignalAction, bit
 from polynix.kernelproc.signals.wake import set_mask
 from polynix.kernelproc.task.exit import begin_group_exit
 from polynix.kernelproc.uapi.errno import EINTR
-from polynix.kernelproc.uapi.signal import SA_NODEFER, SA_RESETHAND, SA_RESTART, SI_KERNEL, SI_USER, SIGSEGV, SIGSTOP
+from polynix.kernelproc.uapi.signal import SA_NODEFER, SA_RESETHAND, SA_RESTART, SI_KERNEL, SI_USER, SIG_DFL, SIG_IGN, SIGSEGV, SIGSTOP
 from polynix.kernelproc.uapi.unistd import SYSCALLS
 
 if TYPE_CHECKING:

@@ -14,9 +14,6 @@ from polynix.kernelproc.signals.signal_state import (
     IGNORED_BY_DEFAULT,
     NOT_FATAL_BY_DEFAULT,
     NSIG,
-    SIG_DFL,
-    SIG_IGN,
-    SIGRTMIN,
     STOP_SIGNALS,
     SignalAction,
     bit,
@@ -33,10 +30,13 @@ from polynix.kernelproc.uapi.signal import (
     SA_NOCLDSTOP,
     SA_NOCLDWAIT,
     SI_USER,
+    SIG_DFL,
+    SIG_IGN,
     SIGCHLD,
     SIGCONT,
     SIGHUP,
     SIGKILL,
+    SIGRTMIN,
 )
 
 if TYPE_CHECKING:

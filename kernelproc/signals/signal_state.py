@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from polynix.kernelproc.uapi.signal import (
+    SIG_DFL,
+    SIG_IGN,
     SIGBUS,
     SIGCHLD,
     SIGCONT,
@@ -33,10 +35,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.posix_timers import PosixTimers
     from polynix.kernelproc.task.task import Task
 
-SIG_DFL = 0
-SIG_IGN = 1
 NSIG = 64
-SIGRTMIN = 32  # the kernel's; the C library keeps the first two or three for itself
 
 ALL_SIGNALS = (1 << NSIG) - 1
 

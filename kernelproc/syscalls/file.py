@@ -17,7 +17,6 @@ from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, TASK_SIZE_MAX
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Offset, Size, UInt
-from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
 from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFAULT, EFBIG, EINVAL, EPIPE, ESPIPE
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
@@ -27,9 +26,10 @@ from polynix.kernelproc.uapi.fcntl import (
     O_PATH,
     O_RDWR,
     O_WRONLY,
+    SEEK_MAX,
 )
 from polynix.kernelproc.uapi.poll import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
-from polynix.kernelproc.uapi.resource import RLIMIT_FSIZE
+from polynix.kernelproc.uapi.resource import RLIM_INFINITY, RLIMIT_FSIZE
 from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
 from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID
 from polynix.kernelproc.vfs import fsnotify
@@ -50,7 +50,6 @@ UNREADABLE: Final = O_WRONLY | O_PATH
 _WRITING: Final = O_ACCMODE | O_PATH  # the bits that say whether it can be written, and their good values:
 _WRITABLE: Final = frozenset((O_WRONLY, O_RDWR))
 _TROUBLE: Final = POLLERR | POLLHUP | POLLNVAL
-_SEEK_MAX: Final = 4  # SEEK_HOLE
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------
@@ -365,7 +364,7 @@ def _limited(task: Task, offset: int, data: InputBuffer, limit: int) -> InputBuf
 def lseek(task: Task, fd: FdNumber, offset: Offset, whence: UInt) -> int:
     """man 2 lseek."""
     file = task.files.get_io(fd)
-    if whence > _SEEK_MAX:
+    if whence > SEEK_MAX:
         return -EINVAL
     position = file.ops.seek(file, offset, whence)
     file.offset = position

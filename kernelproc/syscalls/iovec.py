@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Final
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL
-from polynix.kernelproc.uapi.limits import IOV_MAX
+from polynix.kernelproc.uapi.limits import IOV_MAX, SSIZE_MAX
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 MAX_RW_COUNT: Final = 0x7FFFF000  # INT_MAX rounded down to a page: what one call transfers at most (man 2 read)
-SSIZE_MAX: Final = (1 << 63) - 1
 TASK_SIZE_MAX: Final = (1 << 47) - 4096  # no user address lies above: access_ok, which comes before a file's own answer
 
 

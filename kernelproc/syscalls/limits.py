@@ -11,11 +11,10 @@ from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Int, Pid, UInt
 from polynix.kernelproc.task.cpu_limit import watch_cpu_limit
 from polynix.kernelproc.task.cpu_time import group_cpu_time, nanoseconds_to_ticks, thread_cpu_time
-from polynix.kernelproc.task.resource_limits import RLIM_NLIMITS
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
 from polynix.kernelproc.uapi.errno import EINVAL, EPERM, ESRCH
-from polynix.kernelproc.uapi.resource import RLIMIT_CPU, RLIMIT_NOFILE, RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD
+from polynix.kernelproc.uapi.resource import RLIM_NLIMITS, RLIMIT_CPU, RLIMIT_NOFILE, RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task

@@ -12,13 +12,14 @@ from polynix.kernelproc.syscalls.types import Flags
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EINVAL, ENOSYS
 from polynix.kernelproc.uapi.fcntl import F_SEAL_SEAL, O_LARGEFILE, O_RDWR
+from polynix.kernelproc.uapi.limits import NAME_MAX
 from polynix.kernelproc.uapi.mman import MFD_ALLOW_SEALING, MFD_CLOEXEC, MFD_HUGE_MASK, MFD_HUGE_SHIFT, MFD_HUGETLB
 from polynix.kernelproc.vfs.file_object import FileObject
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
-NAME_MAX: Final = 249  # what is left of NAME_MAX after "memfd:"
+LONGEST_NAME: Final = NAME_MAX - len("memfd:")  # what is left of a name after the prefix that Linux gives it
 
 
 @syscall()
@@ -29,7 +30,7 @@ def memfd_create(task: Task, name: UserAddress, flags: Flags) -> int:
         known |= MFD_HUGETLB | MFD_HUGE_MASK << MFD_HUGE_SHIFT
     if flags & ~known:
         raise Errno(EINVAL)
-    label = task.user.read_cstring(name, NAME_MAX + 1)
+    label = task.user.read_cstring(name, LONGEST_NAME + 1)
     if label is None:
         raise Errno(EINVAL)
     if flags & MFD_HUGETLB:

@@ -13,6 +13,7 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Size, ULong, UserAddress
 from polynix.kernelproc.track_stub import track_stub
+from polynix.kernelproc.uapi.capability import CAP_IPC_LOCK, CAP_SYS_RAWIO
 from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from polynix.kernelproc.uapi.mman import (
     MADV_COLD,
@@ -48,6 +49,7 @@ from polynix.kernelproc.uapi.mman import (
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
+    MAP_TYPE,
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
@@ -56,19 +58,18 @@ from polynix.kernelproc.uapi.mman import (
     MS_SYNC,
     PROT_GROWSDOWN,
     PROT_GROWSUP,
+    PROT_SEM,
 )
+from polynix.kernelproc.uapi.mount import MS_NOEXEC
 from polynix.kernelproc.uapi.resource import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
-CAP_IPC_LOCK = 14
 PROT_MASK = PROT_READ | PROT_WRITE | PROT_EXEC
-PROT_SEM = 8
 SMALL_POPULATE = 1 << 20  # bytes that are not worth asking how much memory is left
 LOW_START, LOW_END = 0x40000000, 0x80000000  # where MAP_32BIT maps go
-MAP_TYPE = 0x0F
-KNOWN_MAP_FLAGS = 0x0F | 0x7FFFF0 | MAP_FIXED_NOREPLACE
+KNOWN_MAP_FLAGS = MAP_TYPE | 0x7FFFF0 | MAP_FIXED_NOREPLACE
 
 
 def check_room(task: Task, length: int, *, data: bool = False) -> None:
@@ -139,14 +140,14 @@ def mmap(task: Task, address: ULong, length: Size, prot: ULong, flags: ULong, fd
     if file is not None:
         if not file.readable or (shared and prot & PROT_WRITE and not file.writable):
             raise Errno(EACCES)
-        if prot & PROT_EXEC and file.name is not None and file.name.mount.flags & 8:
+        if prot & PROT_EXEC and file.name is not None and file.name.mount.flags & MS_NOEXEC:
             raise Errno(EPERM)
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
         if address & 4095:
             raise Errno(EINVAL)
         if address + length > TASK_SIZE:
             raise Errno(ENOMEM)
-        if address < MMAP_MIN_ADDRESS and not task.credentials.has_capability(17):
+        if address < MMAP_MIN_ADDRESS and not task.credentials.has_capability(CAP_SYS_RAWIO):
             raise Errno(EPERM)
         if flags & MAP_FIXED_NOREPLACE and not mm.is_free(address, address + length):
             raise Errno(EEXIST)

@@ -11,7 +11,7 @@ from polynix.kernelproc.syscalls.memory import check_memlock, populate
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Size, ULong
 from polynix.kernelproc.uapi.errno import EINVAL, ENOMEM
-from polynix.kernelproc.uapi.mman import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
+from polynix.kernelproc.uapi.mman import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -47,7 +47,7 @@ def mlock(task: Task, address: ULong, length: Size) -> int:
 @syscall()
 def mlock2(task: Task, address: ULong, length: Size, flags: Flags) -> int:
     """man 2 mlock2"""
-    if flags & ~1:
+    if flags & ~MLOCK_ONFAULT:
         raise Errno(EINVAL)
     return _lock(task, address, length)
 

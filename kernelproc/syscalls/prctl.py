@@ -14,6 +14,7 @@ from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi import prctl as options
 from polynix.kernelproc.uapi.capability import CAP_LAST_CAP, CAP_SETPCAP, CAP_SYS_RESOURCE
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, ENODEV, ENXIO, EPERM
+from polynix.kernelproc.uapi.limits import LONG_MAX
 from polynix.kernelproc.uapi.prctl import (
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAP_AMBIENT_IS_SET,
@@ -38,7 +39,6 @@ _COMM_LENGTH: Final = 15
 _DEFAULT_TIMER_SLACK_NS: Final = 50_000
 _SECURE_BITS: Final = 0x55  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS, NO_CAP_AMBIENT_RAISE
 _SECURE_LOCKS: Final = 0xAA
-_LONG_MAX: Final = (1 << 63) - 1
 
 Option = Callable[["Task", int, int, int, int], int]
 _OPTIONS: dict[int, Option] = {}
@@ -145,7 +145,7 @@ def _get_tid_address(task: Task, address: int, _a3: int, _a4: int, _a5: int) -> 
 
 @_option("PR_SET_TIMERSLACK")
 def _set_timerslack(task: Task, value: int, _a3: int, _a4: int, _a5: int) -> int:
-    task.timer_slack_ns = value if 0 < value <= _LONG_MAX else _DEFAULT_TIMER_SLACK_NS
+    task.timer_slack_ns = value if 0 < value <= LONG_MAX else _DEFAULT_TIMER_SLACK_NS
     return 0
 
 

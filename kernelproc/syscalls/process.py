@@ -11,26 +11,35 @@ from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import NO_RETURN, FdNumber, Flags, Int, Pid, Size, ULong, UserAddress, _NoReturn
 from polynix.kernelproc.task import exec as task_exec
 from polynix.kernelproc.task import fork as task_fork
-from polynix.kernelproc.task.elf import MAX_ARG_STRLEN
 from polynix.kernelproc.task.exit import begin_group_exit, exit_task
 from polynix.kernelproc.task.fork import CloneArguments
 from polynix.kernelproc.task.wait import wait_for_child
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import E2BIG, EBADF, ECHILD, EINVAL, ESRCH
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
-from polynix.kernelproc.uapi.sched import CLONE_DETACHED, CLONE_PARENT_SETTID, CLONE_PIDFD, CLONE_THREAD, CLONE_VFORK, CLONE_VM
-from polynix.kernelproc.uapi.wait import P_ALL, P_PGID, P_PID, P_PIDFD, WCONTINUED, WEXITED, WNOHANG, WNOWAIT, WSTOPPED, WUNTRACED
+from polynix.kernelproc.uapi.limits import MAX_ARG_STRLEN
+from polynix.kernelproc.uapi.sched import (
+    CLONE_ARGS_SIZE_VER0,
+    CLONE_CLEAR_SIGHAND,
+    CLONE_DETACHED,
+    CLONE_INTO_CGROUP,
+    CLONE_PARENT_SETTID,
+    CLONE_PIDFD,
+    CLONE_THREAD,
+    CLONE_VFORK,
+    CLONE_VM,
+    CSIGNAL,
+)
+from polynix.kernelproc.uapi.wait import P_ALL, P_PGID, P_PID, P_PIDFD, WALL, WCLONE, WCONTINUED, WEXITED, WNOHANG, WNOTHREAD, WNOWAIT, WSTOPPED, WUNTRACED
 from polynix.kernelproc.vfs.lookup import open_exec
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
-CSIGNAL = 0xFF
 CLONE_LEGACY_FLAGS = 0xFFFFFFFF
-CLONE3_FLAGS = CLONE_LEGACY_FLAGS | 0x100000000 | 0x200000000
-WCLONE_BITS = 0xE0000000
-CLONE_ARGS_SIZE_VER0 = 64
+CLONE3_FLAGS = CLONE_LEGACY_FLAGS | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP
+WCLONE_BITS = WNOTHREAD | WALL | WCLONE
 
 
 # -- making -----------------------------------------------------------------------------------------------------------------------------------

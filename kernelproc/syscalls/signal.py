@@ -12,13 +12,14 @@ from polynix.kernelproc.signals.frame import alternate_stack_flags, set_alternat
 from polynix.kernelproc.signals.permission import check_kill_permission
 from polynix.kernelproc.signals.send import dequeue_signal, send_to_group, send_to_task, set_action
 from polynix.kernelproc.signals.siginfo import SIGINFO_SIZE, SigInfo
-from polynix.kernelproc.signals.signal_state import NSIG, SIGRTMIN, UNBLOCKABLE, SignalAction, bit
+from polynix.kernelproc.signals.signal_state import NSIG, UNBLOCKABLE, SignalAction, bit
 from polynix.kernelproc.signals.wake import recalculate_attention, set_mask, set_temporary_mask
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Int, Pid, Size, UserAddress
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import EAGAIN, EINTR, EINVAL, EPERM, ESRCH
-from polynix.kernelproc.uapi.signal import SI_TKILL, SI_USER, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK
+from polynix.kernelproc.uapi.limits import INT_MIN
+from polynix.kernelproc.uapi.signal import SI_TKILL, SI_USER, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGRTMIN
 from polynix.kernelproc.wait_queue import wait
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.thread_group import ThreadGroup
 
 SIGSET_SIZE = 8
-INT_MIN = -(1 << 31)
 NANOSECONDS = 1_000_000_000
 KNOWN_FLAGS = 0xDC000C07  # SA_*: those of a kernel that has SA_UNSUPPORTED, by which programs find out
 

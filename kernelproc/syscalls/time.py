@@ -26,6 +26,8 @@ from polynix.kernelproc.uapi.time import (
     ITIMER_PROF,
     ITIMER_REAL,
     ITIMER_VIRTUAL,
+    STA_UNSYNC,
+    TIME_ERROR,
     TIMER_ABSTIME,
 )
 from polynix.kernelproc.wait_queue import WaitQueue, wait
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 MICROSECONDS = 1_000_000
 COARSE_RESOLUTION_NS = 4_000_000  # a tick of CONFIG_HZ=250
 NSIG = 64
-TIME_ERROR, STA_UNSYNC = 5, 0x40
 _NO_TIMER = (*COARSE, CLOCK_MONOTONIC_RAW)
 _NO_SLEEP = (*_NO_TIMER, CLOCK_THREAD_CPUTIME_ID)
 

@@ -8,8 +8,7 @@ from polynix.kernelproc.signals.send import send_to_group
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.task.cpu_time import NANOSECONDS, group_cpu_ns
 from polynix.kernelproc.task.cpu_timers import CpuTimer, CpuTimers
-from polynix.kernelproc.task.resource_limits import RLIM_INFINITY
-from polynix.kernelproc.uapi.resource import RLIMIT_CPU
+from polynix.kernelproc.uapi.resource import RLIM_INFINITY, RLIMIT_CPU
 from polynix.kernelproc.uapi.signal import SIGKILL, SIGXCPU
 
 if TYPE_CHECKING:

@@ -25,7 +25,10 @@ from polynix.addrspace.addresses import (
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi import auxvec
+from polynix.kernelproc.uapi.auxvec import AT_MINSIGSTKSZ
+from polynix.kernelproc.uapi.elf import EM_X86_64, ET_DYN, ET_EXEC, PF_R, PF_W, PF_X, PT_GNU_STACK, PT_INTERP, PT_LOAD
 from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ELIBBAD, ENOEXEC, ENOMEM
+from polynix.kernelproc.uapi.limits import MAX_ARG_STRLEN
 from polynix.kernelproc.vfs.buffers import BytesOutputBuffer
 
 if TYPE_CHECKING:
@@ -37,13 +40,8 @@ if TYPE_CHECKING:
 
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")
-ET_EXEC, ET_DYN, EM_X86_64 = 2, 3, 62
-PT_LOAD, PT_INTERP, PT_PHDR, PT_GNU_STACK = 1, 3, 6, 0x6474E551
-PF_X, PF_W, PF_R = 1, 2, 4
 MAX_PHDRS = 65536 // PHDR.size
-MAX_ARG_STRLEN = 131072
 MAX_ARG_PAGES_BYTES = 6 << 20
-AT_MINSIGSTKSZ = 51
 
 _getauxval = ctypes.CDLL(None).getauxval
 _getauxval.restype = ctypes.c_ulong

@@ -22,6 +22,7 @@ from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.tunables import Tunables
+from polynix.kernelproc.uapi.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOMEM, EPERM
 from polynix.kernelproc.uapi.resource import RLIMIT_NPROC
 from polynix.kernelproc.uapi.sched import (
@@ -30,7 +31,13 @@ from polynix.kernelproc.uapi.sched import (
     CLONE_CLEAR_SIGHAND,
     CLONE_FILES,
     CLONE_FS,
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
     CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
     CLONE_NEWUTS,
     CLONE_PARENT,
     CLONE_PARENT_SETTID,
@@ -48,9 +55,8 @@ if TYPE_CHECKING:
     from polynix.addrspace._restricted import Slot
     from polynix.addrspace.memory_manager import MemoryManager
 
-CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
 STUB_ATTEMPTS = 3  # a fresh stub may have died before its first use
-UNSUPPORTED_NAMESPACES = 0x02000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x80  # cgroup, ipc, user, pid, net, time
+UNSUPPORTED_NAMESPACES = CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME
 
 
 class CloneArguments(NamedTuple):

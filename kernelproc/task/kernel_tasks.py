@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polynix.kernelproc.signals.signal_state import DEFAULT_ACTION, SIG_IGN, ProcessSignals, SignalActions, SignalState
+from polynix.kernelproc.signals.signal_state import DEFAULT_ACTION, ProcessSignals, SignalActions, SignalState
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.fd_table import FdTable
 from polynix.kernelproc.task.process_group import ProcessGroup, Session
 from polynix.kernelproc.task.resource_limits import ResourceLimits
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
-from polynix.kernelproc.uapi.signal import SIGCHLD
+from polynix.kernelproc.uapi.signal import SIG_IGN, SIGCHLD
 from polynix.kernelproc.vfs.fs_context import FsContext
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from polynix.kernelproc.uapi.resource import (
+    RLIM_INFINITY,
+    RLIM_NLIMITS,
     RLIMIT_AS,
     RLIMIT_CORE,
     RLIMIT_CPU,
@@ -22,9 +24,6 @@ from polynix.kernelproc.uapi.resource import (
     RLIMIT_SIGPENDING,
     RLIMIT_STACK,
 )
-
-RLIM_INFINITY: Final = (1 << 64) - 1
-RLIM_NLIMITS: Final = 16
 
 # include/asm-generic/resource.h, INIT_RLIMITS; the counts that Linux derives from the machine's memory are those of a machine of 4 GiB.
 DEFAULTS: Final[dict[int, tuple[int, int]]] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import EFAULT, ENAMETOOLONG
+from polynix.kernelproc.uapi.limits import PATH_MAX
 
 if TYPE_CHECKING:
     from polynix.addrspace._restricted import Slot
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.thread_group import ThreadGroup
     from polynix.kernelproc.vfs.fs_context import FsContext
     from polynix.kernelproc.wait_queue import WaitQueue
-
-PATH_MAX = 4096
 
 
 class Task:

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import ECHILD
-from polynix.kernelproc.uapi.signal import CLD_CONTINUED, CLD_EXITED, CLD_KILLED, CLD_STOPPED
-from polynix.kernelproc.uapi.wait import WCONTINUED, WEXITED, WNOHANG, WNOWAIT, WSTOPPED
+from polynix.kernelproc.uapi.signal import CLD_CONTINUED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SIGCHLD
+from polynix.kernelproc.uapi.wait import WALL, WCLONE, WCONTINUED, WEXITED, WNOHANG, WNOWAIT, WSTOPPED
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.task.thread_group import ThreadGroup
-
-WCLONE, WALL, WNOTHREAD = 0x80000000, 0x40000000, 0x20000000
-SIGCHLD = 17
 
 
 class ChildEvent(NamedTuple):

@@ -19,6 +19,7 @@ from polynix.kernelproc.observer import SyscallObserver
 from polynix.kernelproc.signals.wake import kick
 from polynix.kernelproc.syscalls.table import names
 from polynix.kernelproc.trace_layout import SAMPLES_AREA, SAMPLES_HEADER, SAMPLES_START
+from polynix.kernelproc.uapi.mman import PROT_EXEC
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -33,7 +34,6 @@ FLUSH_NS = 2_000_000_000
 MAX_STACKS = 20_000  # different ones of each kind; what is new beyond is counted as left out
 MAX_DEPTH = 64
 RBP, RSP, RIP = 10, 15, 16  # in gregset_t's order
-PROT_EXEC = 4
 _FRAME = struct.Struct("<QQ")  # the caller's frame pointer, the return address
 
 GuestFrame = tuple[str, int]  # path of the mapped file, offset in it

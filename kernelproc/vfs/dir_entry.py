@@ -18,12 +18,12 @@ from weakref import WeakValueDictionary
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.uapi.errno import ENAMETOOLONG, ENOENT
+from polynix.kernelproc.uapi.limits import NAME_MAX
 
 if TYPE_CHECKING:
     from polynix.kernelproc.vfs.fs_node import FsNode
     from polynix.kernelproc.vfs.mount import Mount
 
-NAME_MAX: Final = 255
 CACHE_MAX: Final = 32768
 PRUNE_COUNT: Final = 2048  # entries looked at by one pruning
 NEGATIVE_MAX: Final = 4096  # a directory with more entries than this caches no further missing names

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from polynix.kernelproc.uapi.dirent import DT_DIR
 from polynix.kernelproc.uapi.errno import EISDIR
 from polynix.kernelproc.vfs.attributes import accessed
 from polynix.kernelproc.vfs.ops import FileOps
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.ops import DirectorySink
 
 FIRST_COOKIE: Final = 2  # 0 and 1 are "." and ".."
-DT_DIR: Final = 4
 
 
 class DirectoryItem(NamedTuple):

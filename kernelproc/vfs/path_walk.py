@@ -19,6 +19,7 @@ from polynix.kernelproc.uapi.fcntl import (
     RESOLVE_NO_XDEV,
 )
 from polynix.kernelproc.uapi.mount import MS_NOSYMFOLLOW
+from polynix.kernelproc.uapi.stat import S_IFDIR, S_IFLNK, S_IFMT
 from polynix.kernelproc.vfs.namespace import NamespaceNode, anonymous_name
 from polynix.kernelproc.vfs.permissions import MAY_EXEC, SEARCH_CAPABILITIES, check_access, check_link_followed
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.mount import Mount
 
 MAXSYMLINKS: Final = 40
-S_IFMT: Final = 0o170000
-S_IFDIR: Final = 0o040000
-S_IFLNK: Final = 0o120000
 
 RESOLVE_SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
 

@@ -19,8 +19,6 @@ from polynix.kernelproc.signals.permission import check_kill_permission
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.signals.signal_state import (
     ALL_SIGNALS,
-    SIG_IGN,
-    SIGRTMIN,
     SYNCHRONOUS,
     PendingSignals,
     SignalAction,
@@ -44,10 +42,12 @@ from polynix.kernelproc.uapi.signal import (
     SI_TIMER,
     SI_TKILL,
     SI_USER,
+    SIG_IGN,
     SIGALRM,
     SIGCHLD,
     SIGCONT,
     SIGHUP,
+    SIGRTMIN,
     SIGSEGV,
     SIGTERM,
     SIGTSTP,

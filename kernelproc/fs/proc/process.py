@@ -14,6 +14,7 @@ from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status
 from polynix.kernelproc.fs.pseudo import Directory, Link, TextFile
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.task.ptrace_access import may_inspect
+from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
 from polynix.kernelproc.uapi.dirent import DT_DIR, DT_LNK, DT_REG
 from polynix.kernelproc.uapi.errno import EACCES, EINVAL, ENOENT
 from polynix.kernelproc.uapi.fcntl import O_CLOEXEC
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
     from polynix.kernelproc.vfs.file_system import FileSystem
 
-CAP_SYS_RESOURCE = 24
 Entry = tuple[int, Callable[[Any], FsNodeOps]]  # type and permission bits, factory of node operations for a TaskDirectory
 
 
