@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,38 +22,51 @@ PAGE = 4096
 PAGES = 8
 
 
+PAIR = """
+import ctypes, mmap, os, signal, sys
+fd, length = int(sys.argv[1]), int(sys.argv[2])
+shared = mmap.mmap(fd, length)
+shared[:] = b"x" * length
+reader, writer = os.pipe()
+children = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        sum(shared[::4096])
+        shared[0:1] = b"y"
+        os.write(writer, b"1")
+        signal.pause()
+    children.append(pid)
+for _ in children:
+    os.read(reader, 1)
+print(ctypes.addressof(ctypes.c_char.from_buffer(shared)), *children, flush=True)
+sys.stdin.read()
+for pid in children:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+"""
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Two processes that share PAGES pages of one memory file, and the kernel's true view of it."""
+    """Two processes that share PAGES pages of one memory file, and the kernel's true view of it. They are forked from a small process: that of the tests
+    may have windows of terabytes.
+    """
     fd = os.memfd_create("shared")
     os.ftruncate(fd, PAGES * PAGE)
-    shared = mmap.mmap(fd, PAGES * PAGE)
-    shared[:] = b"x" * len(shared)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(shared))
-    reader, writer = os.pipe()
-    children = []
-    for _ in range(2):
-        pid = os.fork()
-        if pid == 0:
-            sum(shared[::PAGE])
-            shared[0:1] = b"y"
-            os.write(writer, b"1")
-            signal.pause()
-            os._exit(0)
-        children.append(pid)
-    for _ in children:
-        os.read(reader, 1)
     status = os.fstat(fd)
-    mapping = {"start": address, "end": address + PAGES * PAGE, "protection": "rw-", "kind": "shared", "name": "", "file_offset": 0, "resident": PAGES * PAGE,
-               "device": status.st_dev, "inode": status.st_ino, "offset": 0}  # fmt: skip
-    spaces = [
-        {"pids": [number], "comm": "test", "host_pid": pid, "copied_bytes": 0, "guest_limit": 1 << 63, "mappings": [dict(mapping)], "trampolines": []}
-        for number, pid in enumerate(children, 1)
-    ]
-    yield spaces, address
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    command = [sys.executable, "-c", PAIR, str(fd), str(PAGES * PAGE)]
+    with subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        address, *children = map(int, parent.stdout.readline().split())
+        mapping = {"start": address, "end": address + PAGES * PAGE, "protection": "rw-", "kind": "shared", "name": "", "file_offset": 0,
+                   "resident": PAGES * PAGE, "device": status.st_dev, "inode": status.st_ino, "offset": 0}  # fmt: skip
+        spaces = [
+            {"pids": [number], "comm": "test", "host_pid": pid, "copied_bytes": 0, "guest_limit": 1 << 63, "mappings": [dict(mapping)], "trampolines": []}
+            for number, pid in enumerate(children, 1)
+        ]
+        yield spaces, address
+        parent.stdin.close()
     os.close(fd)
 
 
