@@ -5,6 +5,7 @@ Each formatter gets the call, which after its end also knows the result.
 
 from __future__ import annotations
 
+import re
 import stat as _stat
 import struct
 from collections.abc import Callable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 STRING_LIMIT = 32  # bytes of a buffer shown, as strace's -s
 ARRAY_LIMIT = 32
 _PATH_LIMIT = 4096
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*").fullmatch  # what needs no escapes
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x0B: "\\v", 0x0C: "\\f"}
 
 
@@ -59,6 +61,9 @@ def signed(value: int, bits: int = 32) -> int:
 def quote(data: bytes, limit: int = STRING_LIMIT, *, more: bool = False) -> str:
     """A C string literal; ``...`` when it was cut."""
     shown = data[:limit]
+    end = '"...' if more or len(data) > limit else '"'
+    if _PLAIN(shown):
+        return f'"{shown.decode("ascii")}{end}'
     parts = []
     for index, byte in enumerate(shown):
         if byte in _ESCAPES:
@@ -69,7 +74,7 @@ def quote(data: bytes, limit: int = STRING_LIMIT, *, more: bool = False) -> str:
             # A digit after a short octal escape would be read as part of it.
             digit_follows = index + 1 < len(shown) and 0x30 <= shown[index + 1] <= 0x39
             parts.append(f"\\{byte:03o}" if digit_follows else f"\\{byte:o}")
-    return '"' + "".join(parts) + '"' + ("..." if more or len(data) > limit else "")
+    return f'"{"".join(parts)}{end}'
 
 
 def address(call: Call, index: int) -> str:
@@ -82,13 +87,15 @@ def pointer(value: int) -> str:
 
 def path(call: Call, index: int) -> str:
     value = call.arguments[index]
-    if not value:
-        return "NULL"
     try:
-        text = call.task.user.read_cstring(UserAddress(value), _PATH_LIMIT)
+        return path_text(value, call.task.user.read_cstring(UserAddress(value), _PATH_LIMIT) if value else None)
     except (Fault, ValueError):
-        return f"{value:#x}"
-    return f"{value:#x}" if text is None else quote(text, _PATH_LIMIT)
+        return pointer(value)
+
+
+def path_text(address: int, text: bytes | None) -> str:
+    """A path that was read at an address, or could not be read."""
+    return pointer(address) if text is None else quote(text, _PATH_LIMIT)
 
 
 def descriptor(call: Call, index: int) -> str:
@@ -151,7 +158,7 @@ def node_mode(value: int) -> str:
 
 
 def full_mode(call: Call, index: int) -> str:
-    return node_mode(call.arguments[index])
+    return node_mode(call.arguments[index] & 0xFFFFFFFF)
 
 
 def signal(call: Call, index: int) -> str:

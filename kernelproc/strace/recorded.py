@@ -1,55 +1,141 @@
-"""Calls that were recorded raw, shown afterwards in strace's notation: the guest's memory is gone, but for the paths that were read."""
+"""Calls that were recorded raw, shown afterwards in strace's notation: the guest's memory is gone, but for the paths that were read.
+
+A trace has hundreds of thousands of calls, and few different arguments. So an argument, if it is no path, is formatted once for each combination of the values
+that its formatter looks at, which is found out by watching it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from polynix.addrspace._usercopy import Fault
 from polynix.kernelproc.hooks.call import shape_of
 from polynix.kernelproc.strace import names
-from polynix.kernelproc.strace.arguments import Call
-from polynix.kernelproc.strace.signatures import signature
+from polynix.kernelproc.strace.arguments import Call, path, path_text
+from polynix.kernelproc.strace.signatures import Signature, signature
 
 if TYPE_CHECKING:
-    from polynix.addrspace._usercopy import UserAddress
+    from polynix.kernelproc.strace.arguments import Formatter
 
+Shown = TypeVar("Shown")
+
+MAX_REMEMBERED = 1 << 16  # values of one argument
+RESULT = 6  # what a formatter may look at besides the arguments 0 to 5
 _RESTARTS = frozenset((512, 513, 514, 516))
 _ADDRESSES = frozenset(("mmap", "mremap", "brk"))
 
 
-class _Recorded:
-    """Stands for the guest."""
+class RecordedCalls(Generic[Shown]):
+    """Shows recorded calls. ``show(name, value)`` makes of an argument, or of the result (named so), what the caller wants to have; an argument that is left
+    out, as the mode of an open that creates nothing, is shown as nothing.
+    """
 
-    def __init__(self, paths: tuple[bytes, ...]) -> None:
-        self._paths = list(paths)
-        self.user = self
+    def __init__(self, show: Callable[[str, str], Shown]) -> None:
+        self._show = show
+        self._arguments: dict[int, list[_Argument[Shown]]] = {}
+        self._results: dict[int, dict[int | None, Shown]] = {}
 
-    def read_cstring(self, _address: UserAddress, _limit: int) -> bytes | None:
-        return self._paths.pop(0) if self._paths else None
+    def arguments(self, number: int, arguments: Sequence[int], paths: tuple[bytes, ...], result: int | None) -> list[Shown]:
+        """Each argument of a call of six; what lay in memory, paths excepted, is shown as its address."""
+        known = self._arguments.get(number)
+        if known is None:
+            known = self._begin(number)
+        values = (*arguments, result)
+        text = iter(paths)
+        shown: list[Shown] = []
+        for argument in known:
+            value: Shown | str | None
+            if argument.is_path:
+                address = arguments[argument.index]
+                value = self._show(argument.name, path_text(address, next(text, None) if address else None))
+            else:
+                value = argument.known.get(argument.key(values))
+                if value is None:
+                    value = argument.show(number, values)
+            if value:
+                shown.append(value)  # type: ignore[arg-type]  # "" is what is left out
+        return shown
 
-    def copy_in(self, _address: UserAddress, _count: int) -> bytes:
-        raise Fault
+    def result(self, number: int, result: int | None) -> Shown:
+        """The result: a number, ``-1 ENOENT``, ``?`` for a call that did not return."""
+        known = self._results.get(number)
+        if known is None:
+            known = self._results[number] = {}
+        shown = known.get(result)
+        if shown is None:
+            if len(known) >= MAX_REMEMBERED:
+                known.clear()
+            shown = known[result] = self._show("result", _result_text(signature(number).name in _ADDRESSES, result))
+        return shown
+
+    def _begin(self, number: int) -> list[_Argument[Shown]]:
+        known = signature(number)
+        arguments = self._arguments[number] = [_Argument(known, index, self._show) for index in range(len(known.formatters))]
+        return arguments
 
 
-def decode_arguments(number: int, arguments: tuple[int, ...], paths: tuple[bytes, ...], result: int | None) -> list[tuple[str, str]]:
-    """(name, value) of each argument; what lay in memory, paths excepted, is shown as its address."""
-    known = signature(number)
-    call = Call(_Recorded(paths), number, arguments)  # type: ignore[arg-type]
-    call.result = result
-    labels = shape_of(known.name).names
-    shown = []
-    for index, formatter in enumerate(known.formatters):
-        value = formatter(call, index)
-        if value:
-            shown.append((labels[index] if index < len(labels) else f"argument {index}", value))
-    return shown
+class _Argument(Generic[Shown]):
+    """One argument of one system call, and how its values look; ``known`` by ``key``, the values that its formatter has looked at so far."""
+
+    __slots__ = ("_formatter", "_seen", "_show", "index", "is_path", "key", "known", "name")
+
+    def __init__(self, call: Signature, index: int, show: Callable[[str, str], Shown]) -> None:
+        labels = shape_of(call.name).names
+        self.name = labels[index] if index < len(labels) else f"argument {index}"
+        self.index = index
+        self._formatter: Formatter = call.formatters[index]
+        self.is_path = self._formatter is path
+        self._show = show
+        self._seen: set[int] = {index}
+        self.key: Callable[[tuple[int | None, ...]], Any] = itemgetter(index)
+        self.known: dict[Any, Shown | str] = {}
+
+    def show(self, number: int, values: tuple[int | None, ...]) -> Shown | str:
+        """How it looks; an empty text when it is left out."""
+        call = _WatchedCall(number, values)
+        text = self._formatter(call, self.index)
+        if not call.seen <= self._seen:
+            self._seen |= call.seen
+            self.key = itemgetter(*sorted(self._seen))
+            self.known.clear()
+        if len(self.known) >= MAX_REMEMBERED:
+            self.known.clear()
+        shown = self.known[self.key(values)] = self._show(self.name, text) if text else ""
+        return shown
 
 
-def decode_result(number: int, result: int | None) -> str:
-    """The result: a number, ``-1 ENOENT``, ``?`` for a call that did not return."""
+class _WatchedCall(Call):
+    """A call that notes in ``seen`` what a formatter looks at. Stands for the guest as well, whose memory can't be read."""
+
+    __slots__ = ("_values", "seen")
+
+    def __init__(self, number: int, values: tuple[int | None, ...]) -> None:
+        self.number = number
+        self._values = values
+        self.seen: set[int] = set()
+
+    @property
+    def arguments(self) -> Any:  # type: ignore[override]
+        return self
+
+    def __getitem__(self, index: int) -> int | None:
+        self.seen.add(index)
+        return self._values[index]
+
+    @property
+    def result(self) -> int | None:  # type: ignore[override]
+        self.seen.add(RESULT)
+        return self._values[RESULT]
+
+    def bytes_at(self, address: int, count: int) -> bytes | None:
+        return None
+
+
+def _result_text(is_address: bool, result: int | None) -> str:
     if result is None:
         return "?"
     if -4096 < result < 0:
         name = names.errno_names().get(-result, str(-result))
         return f"? {name}" if -result in _RESTARTS else f"-1 {name}"
-    return f"{result:#x}" if signature(number).name in _ADDRESSES else str(result)
+    return f"{result:#x}" if is_address else str(result)

@@ -40,6 +40,8 @@ class Decoded:
             for kind in ("event_names", "event_categories", "debug_annotation_names"):
                 for entry in getattr(packet.interned_data, kind):
                     names[kind, entry.iid] = entry.name
+            for text in packet.interned_data.debug_annotation_string_values:
+                names["values", text.iid] = text.str.decode()
             if packet.HasField("track_descriptor"):
                 descriptor = packet.track_descriptor
                 if descriptor.HasField("thread"):
@@ -51,7 +53,10 @@ class Decoded:
             if not packet.HasField("track_event"):
                 continue
             event = packet.track_event
-            annotations = {names["debug_annotation_names", each.name_iid]: each.string_value for each in event.debug_annotations}
+            annotations = {
+                names["debug_annotation_names", each.name_iid]: names["values", each.string_value_iid] if each.string_value_iid else each.string_value
+                for each in event.debug_annotations
+            }
             if event.type == END:
                 ended = open_slices[event.track_uuid].pop()
                 ended["duration"] = packet.timestamp - ended["time"]

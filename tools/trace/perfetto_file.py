@@ -5,96 +5,57 @@ slices with decoded arguments, wake-ups as flows, faults and signals as instants
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
-from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 from polynix.kernelproc.strace import names as strace_names
+from polynix.kernelproc.strace.recorded import RecordedCalls
 from polynix.kernelproc.trace_layout import Kind
-from polynix.tools.trace.reader import Event, Thread, decoded_arguments, decoded_result
+from polynix.tools.trace.packet_writer import BEGIN, END, INSTANT, PacketWriter, flow
+from polynix.tools.trace.reader import CALL, Event, Thread
 
 if TYPE_CHECKING:
     from polynix.runner.trace import TraceEvent
 
-SEQUENCE = 1
 PROCESS_TRACKS = 1 << 32  # a process's track is this plus its pid; a thread's is its tid
 RUNNER_TRACKS = 1 << 33
-BEGIN, END, INSTANT = TrackEvent.TYPE_SLICE_BEGIN, TrackEvent.TYPE_SLICE_END, TrackEvent.TYPE_INSTANT
 FAULT_WRITE, FAULT_EXEC = 2, 16
 
 
 class PerfettoFile:
-    """A trace being written to ``file``. Names are interned: they would be most of it. Errors of all methods: OSError of the file."""
+    """A trace being written to ``file``. Errors of all methods: OSError of the file."""
 
     def __init__(self, file: IO[bytes], threads: dict[int, Thread]) -> None:
-        self._builder: Any = StreamingTraceProtoBuilder(file)
-        self._interned: dict[tuple[str, str], int] = {}
+        self._packets = PacketWriter(file)
+        self._calls = RecordedCalls(self._packets.annotation)
         self._threads = threads
-        self._first = True
+        self._begins: dict[int, dict[int, bytes]] = {}  # tid -> number of the call -> head of its slice
+        self._ends: dict[int, bytes] = {}  # tid -> head of the end
         self._flows = 0
         self._woken: dict[int, int] = {}  # tid -> flow that ends with its call
         self._described: set[int] = set()
         for thread in sorted(threads.values(), key=lambda thread: thread.tid):
             self._describe(thread)
 
-    # -- packets --------------------------------------------------------------------------------------------------------------------------
-
-    def _packet(self) -> Any:
-        packet = self._builder.create_packet()
-        packet.trusted_packet_sequence_id = SEQUENCE
-        packet.sequence_flags = TracePacket.SEQ_NEEDS_INCREMENTAL_STATE
-        if self._first:
-            self._first = False
-            packet.first_packet_on_sequence = True
-            packet.sequence_flags = TracePacket.SEQ_INCREMENTAL_STATE_CLEARED
-        return packet
-
-    def _intern(self, packet: Any, kind: str, name: str) -> int:
-        """The number of a name; the packet that uses it first brings it along."""
-        key = (kind, name)
-        number = self._interned.get(key)
-        if number is None:
-            number = self._interned[key] = len(self._interned) + 1
-            getattr(packet.interned_data, kind).add(iid=number, name=name)
-        return number
-
     def _describe(self, thread: Thread) -> None:
         if thread.pid not in self._described:
             self._described.add(thread.pid)
-            packet = self._packet()
+            packet = self._packets.track()
             packet.track_descriptor.uuid = PROCESS_TRACKS + thread.pid
             packet.track_descriptor.process.pid = thread.pid
             packet.track_descriptor.process.process_name = self._threads.get(thread.pid, thread).name
-            self._builder.write_packet(packet)
-        packet = self._packet()
+            self._packets.write(packet)
+        packet = self._packets.track()
         descriptor = packet.track_descriptor
         descriptor.uuid = thread.tid
         descriptor.parent_uuid = PROCESS_TRACKS + thread.pid
         descriptor.thread.pid = thread.pid
         descriptor.thread.tid = thread.tid
         descriptor.thread.thread_name = thread.name
-        self._builder.write_packet(packet)
-
-    def _event(self, kind: Any, timestamp: int, track: int, category: str = "", name: str = "", annotations: Iterable[tuple[str, str]] = ()) -> Any:
-        packet = self._packet()
-        packet.timestamp = timestamp
-        event = packet.track_event
-        event.type = kind
-        event.track_uuid = track
-        if category:
-            event.category_iids.append(self._intern(packet, "event_categories", category))
-            event.name_iid = self._intern(packet, "event_names", name)
-        for label, value in annotations:
-            annotation = event.debug_annotations.add()
-            annotation.name_iid = self._intern(packet, "debug_annotation_names", label)
-            annotation.string_value = value
-        return packet
-
-    # -- events ---------------------------------------------------------------------------------------------------------------------------
+        self._packets.write(packet)
 
     def write(self, event: Event) -> None:
         """One event of the kernel's."""
-        if event.kind == Kind.CALL:
+        if event.kind == CALL:
             self._call(event)
         elif event.kind == Kind.WAKE:
             self._wake(event)
@@ -110,25 +71,34 @@ class PerfettoFile:
             self._instant(event, "task", "exit", how)
 
     def _call(self, event: Event) -> None:
-        self._builder.write_packet(self._event(BEGIN, event.start_ns, event.tid, "syscall", event.name, decoded_arguments(event)))
-        flow = self._woken.pop(event.tid, None)
+        tid, number = event.tid, event.number
+        heads = self._begins.get(tid)
+        if heads is None:
+            heads = self._begins[tid] = {}
+        begin = heads.get(number)
+        if begin is None:
+            begin = heads[number] = self._packets.head(BEGIN, tid, "syscall", event.name)
+        self._packets.event(event.start_ns, begin + b"".join(self._calls.arguments(number, event.arguments, event.paths, event.result)))
+        ended = self._woken.pop(tid, None)
         if event.end_ns is None:
             return  # Perfetto shows a slice that did not end
-        if flow is not None:
-            woken = self._event(INSTANT, event.end_ns, event.tid, "wakeup", "woken")
-            woken.track_event.terminating_flow_ids.append(flow)
-            self._builder.write_packet(woken)
-        self._builder.write_packet(self._event(END, event.end_ns, event.tid, annotations=(("result", decoded_result(event)),)))
+        if ended is not None:
+            self._packets.event(event.end_ns, self._packets.head(INSTANT, tid, "wakeup", "woken") + flow(ended, ends=True))
+        end = self._ends.get(tid)
+        if end is None:
+            end = self._ends[tid] = self._packets.head(END, tid)
+        self._packets.event(event.end_ns, end + self._calls.result(number, event.result))
 
     def _wake(self, event: Event) -> None:
         self._flows += 1
-        self._woken[event.arguments[0]] = self._flows
-        packet = self._event(INSTANT, event.start_ns, event.tid, "wakeup", "wakes", (("tid", str(event.arguments[0])),))
-        packet.track_event.flow_ids.append(self._flows)
-        self._builder.write_packet(packet)
+        other = event.arguments[0]
+        self._woken[other] = self._flows
+        head = self._packets.head(INSTANT, event.tid, "wakeup", "wakes")
+        self._packets.event(event.start_ns, head + self._packets.annotation("tid", str(other)) + flow(self._flows))
 
     def _instant(self, event: Event, category: str, name: str, *annotations: tuple[str, str]) -> None:
-        self._builder.write_packet(self._event(INSTANT, event.start_ns, event.tid, category, name, annotations))
+        head = self._packets.head(INSTANT, event.tid, category, name)
+        self._packets.event(event.start_ns, head + b"".join(self._packets.annotation(*each) for each in annotations))
 
     def write_runner(self, events: Iterable[TraceEvent]) -> None:
         """What the runner noted (suspends, proxies, pagers): durations as slices, the rest as instants, a track for each name."""
@@ -137,11 +107,11 @@ class PerfettoFile:
             track = tracks.get(event.name)
             if track is None:
                 track = tracks[event.name] = RUNNER_TRACKS + len(tracks)
-                packet = self._packet()
+                packet = self._packets.track()
                 packet.track_descriptor.uuid = track
                 packet.track_descriptor.name = f"runner: {event.name}"
-                self._builder.write_packet(packet)
+                self._packets.write(packet)
             kind = INSTANT if event.duration_ns is None else BEGIN
-            self._builder.write_packet(self._event(kind, event.start_ns, track, event.category, event.event))
+            self._packets.event(event.start_ns, self._packets.head(kind, track, event.category, event.event))
             if event.duration_ns is not None:
-                self._builder.write_packet(self._event(END, event.start_ns + event.duration_ns, track))
+                self._packets.event(event.start_ns + event.duration_ns, self._packets.head(END, track))

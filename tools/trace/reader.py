@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polynix.kernelproc.strace.recorded import decode_arguments, decode_result
 from polynix.kernelproc.strace.signatures import signature
 from polynix.kernelproc.syscalls import all as all_calls  # noqa: F401  # fills the table: names and kinds of arguments
-from polynix.kernelproc.trace_layout import EVENTS_OFFSET, HEADER, HEADER_SIZE, NAME_SLOTS, NO_RESULT, SLOT_SIZE, Kind, slot_dtype
+from polynix.kernelproc.trace_layout import (
+    CONTINUED_OFFSET,
+    EVENTS_OFFSET,
+    HEADER,
+    HEADER_SIZE,
+    NAME_SLOTS,
+    NO_RESULT,
+    SLOT_SIZE,
+    TEXT_OFFSET,
+    TEXT_SIZE,
+    Kind,
+    slot_dtype,
+)
 
+CHUNK = 1 << 14  # slots that are looked at together
+CALL, BEGIN, END, TEXT, EXIT = (int(kind) for kind in (Kind.CALL, Kind.BEGIN, Kind.END, Kind.TEXT, Kind.EXIT))  # compared faster than members of an enum
 _KINDS = frozenset(int(kind) for kind in Kind)
 
 
@@ -20,13 +33,13 @@ _KINDS = frozenset(int(kind) for kind in Kind)
 class Event:
     """One thing that happened; times are CLOCK_MONOTONIC. A call that was still in progress has ``end_ns`` None."""
 
-    kind: Kind
+    kind: int  # a Kind
     tid: int
     start_ns: int
     end_ns: int | None
     number: int = 0
     result: int | None = None
-    arguments: tuple[int, ...] = ()
+    arguments: Sequence[int] = ()
     paths: tuple[bytes, ...] = ()
 
     @property
@@ -84,52 +97,49 @@ class TraceReader:
         """All events in the order of their ends, a blocking call where it ended; calls still in progress come last."""
         blocked: dict[int, Event] = {}
         for event in self._slots_as_events():
-            if event.kind == Kind.BEGIN:
-                event.kind, event.end_ns = Kind.CALL, None
+            kind = event.kind
+            if kind == CALL:
+                yield event
+            elif kind == BEGIN:
+                event.kind, event.end_ns = CALL, None
                 blocked[event.tid] = event
-            elif event.kind == Kind.END:
+            elif kind == END:
                 begun = blocked.pop(event.tid, None)
                 if begun is not None:
                     begun.end_ns, begun.result = event.end_ns, event.result
                     yield begun
             else:
-                if event.kind == Kind.EXIT and event.tid in blocked:
+                if kind == EXIT and event.tid in blocked:
                     yield blocked.pop(event.tid)
                 yield event
         yield from blocked.values()
 
     def _slots_as_events(self) -> Iterator[Event]:
-        pending: Event | None = None
+        unfinished: Event | None = None  # its text goes on in the slots behind
         text = b""
-        for row in (row for piece in self._pieces for row in piece):
-            start, end, tid, number, kind, length, result, arguments, inline, continued = row.item()
-            if kind == Kind.TEXT:
-                text += continued[:length]
-                continue
-            if pending is not None:
-                pending.paths = tuple(text.split(b"\0")) if text else ()
-                yield pending
-                pending = None
-            if kind not in _KINDS:
-                continue  # half written when the kernel died
-            known = result != NO_RESULT if kind != Kind.BEGIN else False
-            pending = Event(Kind(kind), tid, start, end, number, result if known else None, tuple(int(value) for value in arguments))
-            text = inline[:length]
-        if pending is not None:
-            pending.paths = tuple(text.split(b"\0")) if text else ()
-            yield pending
-
-
-def decoded_arguments(event: Event) -> list[tuple[str, str]]:
-    """(name, value) of each argument of a call."""
-    return decode_arguments(event.number, event.arguments, event.paths, event.result)
-
-
-def decoded_result(event: Event) -> str:
-    """The result of a call."""
-    return decode_result(event.number, event.result)
-
-
-def line_of(event: Event) -> str:
-    """A call as one line, as strace shows it."""
-    return f"{event.name}({', '.join(value for _, value in decoded_arguments(event))}) = {decoded_result(event)}"
+        for slots in (piece[begin : begin + CHUNK] for piece in self._pieces for begin in range(0, len(piece), CHUNK)):
+            raw = slots.tobytes()
+            columns = (slots[name].tolist() for name in ("start_ns", "end_ns", "tid", "number", "kind", "length", "result", "arguments"))
+            place = -SLOT_SIZE
+            for start, end, tid, number, kind, length, result, arguments in zip(*columns, strict=True):
+                place += SLOT_SIZE
+                if kind == TEXT:
+                    text += raw[place + CONTINUED_OFFSET : place + CONTINUED_OFFSET + length]
+                    continue
+                if unfinished is not None:
+                    unfinished.paths = tuple(text.split(b"\0"))
+                    yield unfinished
+                    unfinished = None
+                if kind not in _KINDS:
+                    continue  # half written when the kernel died
+                event = Event(kind, tid, start, end, number, None if result == NO_RESULT or kind == BEGIN else result, arguments)
+                if length:
+                    text = raw[place + TEXT_OFFSET : place + TEXT_OFFSET + min(length, TEXT_SIZE)]
+                    if length > TEXT_SIZE:
+                        unfinished = event
+                        continue
+                    event.paths = tuple(text.split(b"\0"))
+                yield event
+        if unfinished is not None:
+            unfinished.paths = tuple(text.split(b"\0"))
+            yield unfinished

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING
 
 from polynix.kernelproc.strace import names
+from polynix.kernelproc.strace.recorded import RecordedCalls
 from polynix.kernelproc.trace_layout import Kind
-from polynix.tools.trace.reader import Event, TraceReader, line_of
+from polynix.tools.trace.reader import CALL, Event, TraceReader
 
 if TYPE_CHECKING:
     from polynix.tools.trace.reader import Thread
@@ -14,15 +15,18 @@ if TYPE_CHECKING:
 
 def write_text(reader: TraceReader, file: IO[bytes]) -> None:
     """All events, in the order of their ends. Errors: OSError of the file."""
+    calls = RecordedCalls(lambda _name, value: value)
     for event in reader.events():
-        file.write(text_line(event, reader.threads.get(event.tid)).encode(errors="backslashreplace") + b"\n")
+        file.write(text_line(event, reader.threads.get(event.tid), calls).encode(errors="backslashreplace") + b"\n")
 
 
-def text_line(event: Event, thread: Thread | None) -> str:
+def text_line(event: Event, thread: Thread | None, calls: RecordedCalls[str]) -> str:
     """``13806.123456 [17 cat] read(0, 0x7f…, 4096) = 3 <0.000017>``"""
     head = f"{event.start_ns / 1e9:.6f} [{event.tid} {thread.name if thread is not None else '?'}] "
-    if event.kind == Kind.CALL:
-        return head + line_of(event) + (f" <{(event.end_ns - event.start_ns) / 1e9:.6f}>" if event.end_ns is not None else " <unfinished>")
+    if event.kind == CALL:
+        arguments = ", ".join(calls.arguments(event.number, event.arguments, event.paths, event.result))
+        took = " <unfinished>" if event.end_ns is None else f" <{(event.end_ns - event.start_ns) / 1e9:.6f}>"
+        return f"{head}{event.name}({arguments}) = {calls.result(event.number, event.result)}{took}"
     if event.kind == Kind.SIGNAL:
         return head + f"--- {names.signal_name(event.number)} ---"
     if event.kind == Kind.WAKE:
