@@ -12,6 +12,7 @@ from polynix.kernelproc.fs.devpts import make_devpts
 from polynix.kernelproc.fs.devtmpfs import make_devtmpfs
 from polynix.kernelproc.fs.hostfs import new_hostfs
 from polynix.kernelproc.fs.hostfs_bind import new_bind
+from polynix.kernelproc.fs.mqueue import make_mqueue
 from polynix.kernelproc.fs.overlay import new_overlay
 from polynix.kernelproc.fs.proc.root import new_proc
 from polynix.kernelproc.fs.sysfs import new_sysfs
@@ -84,7 +85,10 @@ def register_parts(kernel: Kernel) -> None:
     pty.register(kernel)
     console.register(kernel)
     vsock.register(kernel)
-    for name, make in ((b"tmpfs", make_tmpfs), (b"devpts", make_devpts), (b"devtmpfs", make_devtmpfs), (b"proc", new_proc), (b"sysfs", new_sysfs)):
+    types = (
+        (b"tmpfs", make_tmpfs), (b"devpts", make_devpts), (b"devtmpfs", make_devtmpfs), (b"proc", new_proc), (b"sysfs", new_sysfs), (b"mqueue", make_mqueue),
+    )  # fmt: skip
+    for name, make in types:
         kernel.filesystems.register(name, make)
 
 

@@ -30,6 +30,11 @@ _UNLIMITED_SHARED_MEMORY: Final = 18446744073692774399
 
 TUNABLES: Final[dict[str, Tunable]] = {
     "fs.file-max": Tunable(_LONG_MAX),
+    "fs.mqueue.msg_default": _obeyed(10, 1, 65536),
+    "fs.mqueue.msg_max": _obeyed(10, 1, 65536),
+    "fs.mqueue.msgsize_default": _obeyed(8192, 128, 16 << 20),
+    "fs.mqueue.msgsize_max": _obeyed(8192, 128, 16 << 20),
+    "fs.mqueue.queues_max": _obeyed(256, 0, 0x7FFFFFFF),
     "fs.nr_open": Tunable(1048576),
     "fs.pipe-max-size": _obeyed(1048576, 4096, 1 << 31),
     "fs.protected_fifos": _obeyed(0, 0, 2),

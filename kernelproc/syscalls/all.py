@@ -17,6 +17,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     memory,
     memory_lock,
     mount,
+    mqueue,
     name,
     open,
     path_attributes,

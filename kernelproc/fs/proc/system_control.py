@@ -126,6 +126,9 @@ def sys_directory(fs: FileSystem) -> FsNode:
             {b"max_user_watches": constant(b"65536\n"), b"max_user_instances": constant(b"128\n"), b"max_queued_events": constant(b"16384\n")}
         ),
         b"mount-max": constant(b"100000\n"),
+        b"mqueue": directory(
+            {name.encode(): tunable(f"fs.mqueue.{name}") for name in ("msg_default", "msg_max", "msgsize_default", "msgsize_max", "queues_max")}
+        ),
         b"nr_open": tunable("fs.nr_open"),
         b"pipe-max-size": tunable("fs.pipe-max-size"),
         b"pipe-user-pages-soft": constant(b"16384\n"),

@@ -54,7 +54,6 @@ int main(void) {
     syscall(SYS_open_tree, AT_FDCWD, "/", 0);
     syscall(SYS_move_mount, AT_FDCWD, "/", AT_FDCWD, "/tmp/gap", 0);
     syscall(SYS_ptrace, 0, 0, 0, 0);
-    syscall(SYS_mq_open, "gap", O_RDONLY, 0, NULL);
     syscall(SYS_io_setup, 1, page);
     syscall(SYS_io_uring_setup, 1, page);
     syscall(SYS_futex_waitv, page, 1, 0, NULL, 0);
