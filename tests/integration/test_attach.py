@@ -99,10 +99,10 @@ def test_a_program_on_a_terminal_is_not_stopped_for_ever(service: Service) -> No
 
 
 def test_a_terminal_without_input(service: Service) -> None:
-    service.start("watched", "sh", "-c", "tty; test -t 1 && echo yes; trap 'echo int; exit 3' INT; while :; do sleep 0.05; done", options=("-t",))
+    service.start("watched", "sh", "-c", "tty; test -t 1 && echo yes; trap 'echo int; exit 3' INT; while :; do echo tick; sleep 0.05; done", options=("-t",))
     assert wait_until(lambda: "yes" in service.run("logs", "watched").stdout)
     child = service.terminal("attach", "watched")
-    time.sleep(2)
+    child.expect_exact("tick")
     child.send("\x10\x11")  # nothing that is typed goes there, these keys neither
     child.sendcontrol("c")  # but a signal does
     child.expect_exact("int")
@@ -135,12 +135,11 @@ def test_more_input_than_fits(service: Service) -> None:
 
 
 def test_signals_of_an_attached_command_without_a_terminal_are_the_programs(service: Service) -> None:
-    service.start("signals", "sh", "-c", "trap 'echo term; exit 6' TERM; echo ready; while :; do sleep 0.05; done")
-    assert wait_until(lambda: service.run("logs", "signals").stdout)
+    service.start("signals", "sh", "-c", "trap 'echo term; exit 6' TERM; while :; do echo tick; sleep 0.05; done")
     with subprocess.Popen([*POLYNIX, "attach", "signals"], env=service.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as child:
-        time.sleep(1)
+        assert child.stdout is not None and child.stdout.readline() == "tick\n"
         child.terminate()
-        assert child.wait(20) == 6 and child.stdout is not None and child.stdout.read() == "term\n"
+        assert child.wait(20) == 6 and child.stdout.read().endswith("term\n")
     service.run("rm", "signals")
 
 
