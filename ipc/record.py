@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from polynix.ipc.channel import MAX_BYTES, MAX_HANDLES, MESSAGE_COST
 from polynix.ipc.signals import Signals
-from polynix.ipc.wire import FRAME_HEADER_SIZE, WireError
+from polynix.ipc.wire import FRAME_HEADER_SIZE, MAX_RECORD, WireError
 
 HEADER = struct.Struct("<BBHII")
 ENTRY = struct.Struct("<IIBBHIQQ")
@@ -121,19 +121,19 @@ class Run(NamedTuple):
 
 
 def encode_run(number: int, datas: Sequence[bytes]) -> Iterator[bytes]:
-    """Records for messages without handles, as many in each piece as a frame likes."""
-    pack = HEADER.pack
+    """Records for messages without handles, as many in each piece as may be sent at once."""
+    pack, header_size = HEADER.pack, HEADER.size
     parts: list[bytes] = []
     size = 0
     for data in datas:
         length = len(data)
-        parts.append(pack(1, 0, 0, number, length))
-        parts.append(data)
-        size += length
-        if size >= MAX_BYTES:
+        size += header_size + length
+        if size > MAX_RECORD and parts:
             yield b"".join(parts)
             parts.clear()
-            size = 0
+            size = header_size + length
+        parts.append(pack(1, 0, 0, number, length))
+        parts.append(data)
     if parts:
         yield b"".join(parts)
 

@@ -26,7 +26,8 @@ from polynix.ipc.descriptor_socket import close_descriptors, receive_packet, sen
 MAGIC = 0x314E_5850  # "PXN1"
 FRAMES_AHEAD = 8
 FRAME_BYTES = 128 << 10  # at which a frame takes no more records
-MAX_FRAME = FRAME_BYTES + (80 << 10)  # the largest record may come last
+MAX_RECORD = 80 << 10  # bytes that are sent at once: the largest message with as many handles as it takes, or some smaller ones
+MAX_FRAME = FRAME_BYTES + MAX_RECORD  # the largest record may come last; of a larger frame zmq would end the connection
 MAX_DESCRIPTORS = 1024  # that came and were not asked for
 MAX_SOCKET_PATH = 107  # bytes, without the final NUL
 HANGUP_SECONDS = 1.0  # after a hang-up, how long zmq may take to notice it too
@@ -125,7 +126,7 @@ class Wire:
     # -- sending: any thread -----------------------------------------------------------------------------------------------------
 
     def send(self, record: bytes) -> None:
-        """Queue a record; :meth:`flush` sends it."""
+        """Queue a record, or several in one, of at most :data:`MAX_RECORD` bytes; :meth:`flush` sends it."""
         self._outgoing.append(record)
 
     def send_descriptor(self, tag: int, fd: int) -> None:

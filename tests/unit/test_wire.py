@@ -1,4 +1,4 @@
-"""Wire: edges of zmq's descriptor that nobody may swallow unseen."""
+"""Wire: edges of zmq's descriptor that nobody may swallow unseen; the size of what it sends at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import zmq
-from polynix.ipc.wire import Wire
+from polynix.ipc.objects import MAX_BYTES, MAX_HANDLES
+from polynix.ipc.record import ROOT, Entry, Kind, Operation, Run, decode, encode, encode_run
+from polynix.ipc.wire import FRAME_HEADER_SIZE, MAX_RECORD, Wire
 
 
 def test_what_comes_while_the_pair_is_checked_is_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +37,18 @@ def test_what_comes_while_the_pair_is_checked_is_received(tmp_path: Path, monkey
             wire.close(linger_ms=0)
         assert len(frames) == 1
         assert frames[0].endswith(b"first words")
+
+
+@pytest.mark.parametrize("sizes", [[MAX_BYTES] * 3, [MAX_BYTES - 3, MAX_BYTES, 1], [1] * 100_000, [0], [31000, MAX_BYTES - 300, 40000]])
+def test_no_run_is_larger_than_what_is_sent_at_once(sizes: list[int]) -> None:
+    """A frame beyond the limit would end the connection, and the process with it."""
+    datas = [bytes([number & 255]) * size for number, size in enumerate(sizes)]
+    pieces = list(encode_run(ROOT, datas))
+    assert max(map(len, pieces)) <= MAX_RECORD
+    runs = [run for piece in pieces for run in decode(bytes(FRAME_HEADER_SIZE) + piece)]
+    assert [data for run in runs if isinstance(run, Run) for data in run.datas] == datas
+
+
+def test_the_largest_message_is_sent_at_once() -> None:
+    entries = [Entry(number, 0, Kind.CHANNEL) for number in range(MAX_HANDLES)]
+    assert len(encode(Operation.WRITE, ROOT, bytes(MAX_BYTES), entries)) <= MAX_RECORD
