@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from polynix.ipc.bindings import MethodError
@@ -10,7 +12,9 @@ from polynix.ipc.protocols.connections import (
     Connections,
     ConnectionsConnectRequest,
     ConnectionsListenRequest,
+    ListenersResponse,
     ListenResponse,
+    TcpAddress,
     TcpProxies,
     TcpProxiesListenRequest,
 )
@@ -49,17 +53,36 @@ class ContainerConnections(Connections):
             connect_to_unix(self.kernel, bytes(target.unix_path), outside)
 
     async def listen(self, request: ConnectionsListenRequest) -> ListenResponse:
-        engine = self.kernel.engine
         if request.address is None or request.target is None:
             raise MethodError(EINVAL)
-        if self._runner is None:
-            self._runner = EngineClient(engine, TcpProxies, self.kernel.expando.get(IncomingDirectory).connect(TcpProxies))
         ours, theirs = Channel.create()
         self.serve(theirs)
-        try:
-            return await self._runner.call(TcpProxies.listen, TcpProxiesListenRequest(address=request.address, target=request.target, connections=ours))
-        except ZxStatus:
-            raise MethodError(EIO) from None
+        with _runner_errors():
+            return await self.runner.call(TcpProxies.listen, TcpProxiesListenRequest(address=request.address, target=request.target, connections=ours))
+
+    async def unlisten(self, request: TcpAddress) -> None:
+        with _runner_errors():
+            await self.runner.call(TcpProxies.unlisten, request)
+
+    async def listeners(self) -> ListenersResponse:
+        with _runner_errors():
+            return await self.runner.call(TcpProxies.listeners)
+
+    @property
+    def runner(self) -> EngineClient:
+        """Calls to the runner's TcpProxies. Errors: ZxStatus."""
+        if self._runner is None:
+            self._runner = EngineClient(self.kernel.engine, TcpProxies, self.kernel.expando.get(IncomingDirectory).connect(TcpProxies))
+        return self._runner
+
+
+@contextlib.contextmanager
+def _runner_errors() -> Iterator[None]:
+    """A runner that doesn't answer is an I/O error to who asked."""
+    try:
+        yield
+    except ZxStatus:
+        raise MethodError(EIO) from None
 
 
 def connect_vsock(kernel: Kernel, port: int, fd: int) -> None:

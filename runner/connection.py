@@ -30,7 +30,15 @@ from polynix.ipc.protocols.component import (
     HandleInfo,
     descriptor_id,
 )
-from polynix.ipc.protocols.connections import Connections, ConnectionsListenRequest, ListenResponse, ProxyTarget, TcpAddress
+from polynix.ipc.protocols.connections import (
+    Connections,
+    ConnectionsListenRequest,
+    Listener,
+    ListenersResponse,
+    ListenResponse,
+    ProxyTarget,
+    TcpAddress,
+)
 from polynix.ipc.protocols.controller import Controller, ControllerVsockConnectRequest
 from polynix.ipc.protocols.programs import (
     Data,
@@ -70,6 +78,7 @@ class ContainerConnection:
         self._controller = PolledClient(ComponentController, controller, self._stopped) if controller is not None else None
         self._outgoing = PolledClient(Directory, outgoing)
         self._scripting: PolledClient | None = None
+        self._connections: PolledClient | None = None
         try:
             self._programs = self._open(self._outgoing, Programs)
         except (FidlError, ZxStatus) as error:
@@ -188,12 +197,25 @@ class ContainerConnection:
 
     def listen(self, address: TcpAddress, target: ProxyTarget) -> TcpAddress:
         """Have the runner listen for the container; returns where it does. Errors: OSError, ContainerError."""
-        connections = self._open(self._outgoing, Connections)
+        response: ListenResponse = self._call_connections(Connections.listen, ConnectionsListenRequest(address=address, target=target), address)
+        return response.address
+
+    def unlisten(self, address: TcpAddress) -> None:
+        """Have the runner listen there no more. Errors: OSError, ENOENT if it didn't; ContainerError."""
+        self._call_connections(Connections.unlisten, address, address)
+
+    def listeners(self) -> list[Listener]:
+        """Where the runner listens for the container. Errors: OSError, ContainerError."""
+        response: ListenersResponse = self._call_connections(Connections.listeners)
+        return response.listeners
+
+    def _call_connections(self, method: Callable[..., Any], request: Any = None, about: TcpAddress | None = None) -> Any:
+        if self._connections is None:
+            self._connections = self._open(self._outgoing, Connections)
         try:
-            response: ListenResponse = self._call(connections, Connections.listen, ConnectionsListenRequest(address=address, target=target))
-            return response.address
+            return self._call(self._connections, method, request)
         except MethodError as error:
-            raise OSError(error.error, os.strerror(error.error), f"{address.host}:{address.port}") from None
+            raise OSError(error.error, os.strerror(error.error), f"{about.host}:{about.port}" if about is not None else None) from None
 
     def connect_vsock(self, port: int, fd: int) -> None:
         """Controller.VsockConnect with a socket that stays the caller's. Errors: ContainerError."""

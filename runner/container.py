@@ -142,8 +142,8 @@ class Container(Scriptable):
         return _run(self.spawn, args, **parameters)
 
     def proxy(self, address: str, *, to: str) -> str:
-        """Let peers outside connect to the container over TCP, as long as it lives: ``proxy("tcp://127.0.0.1:8080", to="unix:/run/server")``, or
-        ``to="port:5000"`` for AF_VSOCK. What they send wakes the container. Returns the address, with the port that was chosen if it was 0.
+        """Let peers outside connect to the container over TCP, until it ends or :meth:`remove_proxy`: ``proxy("tcp://127.0.0.1:8080", to="unix:/run/server")``,
+        or ``to="port:5000"`` for AF_VSOCK. What they send wakes the container. Returns the address, with the port that was chosen if it was 0.
         Errors: ValueError, OSError, ContainerError.
         """
         listen_address, target = parameters.tcp_address(address), parameters.proxy_target(to)
@@ -151,6 +151,23 @@ class Container(Scriptable):
             self.start()
             assert self.connection is not None
             return parameters.tcp_url(self.connection.listen(listen_address, target))
+
+    def remove_proxy(self, address: str) -> None:
+        """Listen at ``address``, which :meth:`proxy` returned, no more; connections that came there are reset.
+        Errors: ValueError, FileNotFoundError, ContainerError.
+        """
+        listen_address = parameters.tcp_address(address)
+        with self._lock:
+            self.start()
+            assert self.connection is not None
+            self.connection.unlisten(listen_address)
+
+    def proxies(self) -> dict[str, str]:
+        """What :meth:`proxy` has made, for whomever: addresses, and where connections go. Errors: OSError, ContainerError."""
+        with self._lock:
+            self.start()
+            assert self.connection is not None
+            return {parameters.tcp_url(listener.address): parameters.target_text(listener.target) for listener in self.connection.listeners()}
 
     def vsock_connect(self, port: int, socket: socket.socket) -> None:
         """Bridge a connected stream socket, whose duplicate the container takes, to what listens on an AF_VSOCK port inside, as soon as something does.

@@ -65,6 +65,7 @@ from polynix.runner.container_log import ContainerLog
 from polynix.runner.container_streams import ContainerStreams
 from polynix.runner.kernels import StartError
 from polynix.runner.log_records import ERRORS
+from polynix.runner.parameters import target_text, tcp_url
 
 if TYPE_CHECKING:
     from polynix.runner.container_instance import ContainerInstance
@@ -137,7 +138,7 @@ class NamedContainer:
             "message": self.message,
             "kernel": None if kernel is None else {"name": kernel.name, "pid": kernel.child.pid, "wake_lease": kernel.wake_lease.is_held},
             "suspend": None if power is None else power.inspect(),
-            "proxies": [] if self.instance is None else [[proxy.address.host, proxy.address.port] for proxy in self.instance.proxies.proxies],
+            "proxies": [] if self.instance is None else [[tcp_url(proxy.address), target_text(proxy.target)] for proxy in self.instance.proxies.proxies],
             "interactive": self.streams.interactive,
             "terminal": self.streams.terminal,
             "log": {"path": self.log.path, "lost_bytes": self.log.lost},

@@ -168,6 +168,11 @@ def proxy_target(text: str) -> ProxyTarget:
     raise ParameterError(f"proxy target {text!r} is neither unix:/PATH nor port:N")
 
 
+def target_text(target: ProxyTarget) -> str:
+    """The text that :func:`proxy_target` reads."""
+    return f"port:{target.port}" if target.unix_path is None else f"unix:{os.fsdecode(bytes(target.unix_path))}"
+
+
 def environment_list(environment: Mapping[str, str]) -> list[str]:
     """An environment as the kernel takes it."""
     return [f"{name}={value}" for name, value in environment.items()]

@@ -27,6 +27,8 @@ from polynix.ipc.objects import MAX_BYTES, Channel, Counter, Status, ZxStatus
 from polynix.ipc.protocols.connections import (
     Connections,
     ConnectionsConnectRequest,
+    Listener,
+    ListenersResponse,
     ListenResponse,
     ProxyTarget,
     TcpAddress,
@@ -109,7 +111,7 @@ class ContainerProxies(TcpProxies):
 
     def __init__(self, start_proxy: Callable[[ChannelProxy], None]) -> None:
         self.start_proxy = start_proxy
-        self.proxies: list[TcpProxy] = []
+        self.proxies: dict[TcpProxy, Channel] = {}  # in the order of their making; with the channels over which the container hears of connections
 
     async def serve(self, channel: Channel) -> None:
         """Serve one channel of the container."""
@@ -127,13 +129,27 @@ class ContainerProxies(TcpProxies):
         except (OSError, ValueError) as error:
             connections.close()
             raise MethodError(getattr(error, "errno", None) or errno.EINVAL) from error
-        self.proxies.append(proxy)
+        self.proxies[proxy] = connections
         return ListenResponse(proxy.address)
+
+    async def unlisten(self, request: TcpAddress) -> None:
+        proxy = next((proxy for proxy in self.proxies if proxy.address == request), None)
+        if proxy is None:
+            raise MethodError(errno.ENOENT)
+        await self._end(proxy)
+
+    async def listeners(self) -> ListenersResponse:
+        return ListenersResponse([Listener(proxy.address, proxy.target) for proxy in self.proxies])
+
+    async def _end(self, proxy: TcpProxy) -> None:
+        connections = self.proxies.pop(proxy)
+        await proxy.close()
+        connections.close()
 
     async def close(self) -> None:
         """The container is gone."""
-        for proxy in self.proxies:
-            await proxy.close()
+        for proxy in list(self.proxies):
+            await self._end(proxy)
 
 
 async def _carry_inward(reader: asyncio.StreamReader, channel: Channel) -> None:

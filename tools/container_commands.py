@@ -204,13 +204,14 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
     @cli.command("proxy", short_help="Proxy TCP connections into a container.")
     @RUNNER_OPTION
     @NAME_ARGUMENT
-    @click.argument("address", metavar="tcp://ADDRESS:PORT")
-    @click.option("--to", "target", metavar="unix:/PATH|port:N", required=True, help="A unix socket inside (unix:@NAME is abstract), or a port of AF_VSOCK.")
-    def proxy(directory: str | None, name: str, address: str, target: str) -> int:
+    @click.argument("address", metavar="[tcp://ADDRESS:PORT]", required=False)
+    @click.option("--to", "target", metavar="unix:/PATH|port:N", default=None, help="A unix socket inside (unix:@NAME is abstract), or a port of AF_VSOCK.")
+    @click.option("--remove", is_flag=True, help="Listen at the address no more, and reset the connections that came there.")
+    def proxy(directory: str | None, name: str, address: str | None, target: str | None, remove: bool) -> int:
         """Let the runner listen at an address of the host, and connect who comes to a socket in CONTAINER, until that ends. The first message of a
-        connection wakes a suspended container. Prints the address: PORT 0 is any free one.
+        connection wakes a suspended container. Prints the address: PORT 0 is any free one. Without an address, lists the proxies of CONTAINER.
         """
         from polynix.tools import containers
 
         with one_line_errors():
-            return containers.proxy(directory, name, address, target)
+            return containers.proxy(directory, name, address, target, remove=remove)

@@ -152,12 +152,28 @@ def signal_number(text: str) -> int:
     return int(number)
 
 
-def proxy(directory: str | None, name: str, address: str, target: str) -> int:
-    """Proxy TCP connections into a container, and print where."""
+def proxy(directory: str | None, name: str, address: str | None, target: str | None, *, remove: bool) -> int:
+    """Proxy TCP connections into a container, and print where; or no more; or without ``address``, print what is proxied."""
     from polynix.runner import parameters
 
-    parameters.tcp_address(address)
-    parameters.proxy_target(target)
+    if address is not None:
+        parameters.tcp_address(address)
+        if remove == (target is not None):
+            raise ContainerError("either --to says where connections go, or --remove that they don't any more")
+    elif remove or target is not None:
+        raise ContainerError("which address?")
+    if target is not None:
+        parameters.proxy_target(target)
     with connect(directory) as runner, runner.attach(name) as container:
-        print(container.proxy(address, to=target))
+        if address is None:
+            for known, place in container.proxies().items():
+                print(known, place)
+        elif target is not None:
+            print(container.proxy(address, to=target))
+        else:
+            try:
+                container.remove_proxy(address)
+            except FileNotFoundError:
+                raise ContainerError(f"{address} is no proxy of container {name}") from None
+            print(address)
     return 0

@@ -56,6 +56,22 @@ class ListenResponse:
     """Where the runner listens."""
 
 
+@struct
+@dataclass(frozen=True)
+class Listener:
+    """An address where the runner listens for a container, and where its connections go."""
+
+    address: TcpAddress = member(TcpAddress)
+    target: ProxyTarget = member(ProxyTarget)
+
+
+@struct
+@dataclass(frozen=True)
+class ListenersResponse:
+    listeners: list[Listener] = member(VectorType(Listener))
+    """In the order of their making."""
+
+
 @protocol("polynix.container.Connections", openness=Openness.OPEN)
 class Connections(FidlProtocol):
     """What a container offers."""
@@ -67,7 +83,17 @@ class Connections(FidlProtocol):
 
     @two_way(error=INT32)
     async def listen(self, request: ConnectionsListenRequest) -> ListenResponse:
-        """Have the runner listen on a TCP address for the container, as long as that lives. Errors: an errno."""
+        """Have the runner listen on a TCP address for the container, until that ends or ``unlisten``. Errors: an errno."""
+        raise NotImplementedError
+
+    @two_way(error=INT32)
+    async def unlisten(self, request: TcpAddress) -> None:
+        """Have the runner listen there no more; the connections that were made there are reset. Errors: ENOENT, or another errno."""
+        raise NotImplementedError
+
+    @two_way(error=INT32)
+    async def listeners(self) -> ListenersResponse:
+        """Where the runner listens for the container. Errors: an errno."""
         raise NotImplementedError
 
 
@@ -87,4 +113,13 @@ class TcpProxies(FidlProtocol):
     @two_way(error=INT32)
     async def listen(self, request: TcpProxiesListenRequest) -> ListenResponse:
         """Errors: an errno; EINVAL for a request that lacks a member."""
+        raise NotImplementedError
+
+    @two_way(error=INT32)
+    async def unlisten(self, request: TcpAddress) -> None:
+        """Errors: ENOENT."""
+        raise NotImplementedError
+
+    @two_way()
+    async def listeners(self) -> ListenersResponse:
         raise NotImplementedError

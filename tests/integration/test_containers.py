@@ -81,6 +81,8 @@ def test_exit_statuses(service: Service) -> None:
         (("start", "-w", "/no/such/directory", "nowhere", "true"), 125, "/no/such/directory: No such file or directory"),
         (("exec", "-t", "nobody", "true"), 125, "standard input is no terminal"),
         (("proxy", "nobody", "udp://x", "--to", "port:1"), 125, "'udp://x' is not tcp://ADDRESS:PORT"),
+        (("proxy", "nobody", "tcp://127.0.0.1:0"), 125, "either --to says"),
+        (("proxy", "nobody", "--remove"), 125, "which address?"),
         (("ps", "--runner", "/no/such/runner"), 125, "no runner in /no/such/runner"),
         (("runner",), 125, "already"),
     ],
@@ -253,6 +255,12 @@ def test_a_proxied_connection_wakes_a_sleeper(service: Service) -> None:
             connection.sendall(b"hello")
             assert connection.recv(100) == b"HELLO"
     assert [row["state"] for row in service.ps() if row["name"] == "echo"] == ["running"]
+    assert service.run("proxy", "echo").stdout == f"{address} unix:/tmp/echo\n"
+    second = service.run("proxy", "echo", "tcp://127.0.0.1:0", "--to", "port:7").stdout.strip()
+    (known,) = json.loads(service.run("inspect", "echo").stdout)
+    assert known["proxies"] == [[address, "unix:/tmp/echo"], [second, "port:7"]]
+    assert service.run("proxy", "echo", second, "--remove").stdout == f"{second}\n"
+    assert service.run("proxy", "echo").stdout == f"{address} unix:/tmp/echo\n"
     service.run("rm", "-f", "echo")
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()

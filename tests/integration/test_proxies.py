@@ -147,6 +147,28 @@ def test_the_listener_ends_with_its_container() -> None:
             pass
 
 
+def test_a_proxy_is_removed(container: polynix.Container) -> None:
+    addresses = [container.proxy("tcp://127.0.0.1:0", to=target) for target in ("unix:/tmp/server", "port:5000")]
+    known = container.proxies()
+    assert [known[address] for address in addresses] == ["unix:/tmp/server", "port:5000"]
+    open_there, open_elsewhere = (connect(address) for address in addresses)
+    for peer in (open_there, open_elsewhere):
+        peer.sendall(b"x")
+        assert peer.recv(1) == b"x"
+    container.remove_proxy(addresses[0])
+    with pytest.raises(ConnectionRefusedError):
+        connect(addresses[0])
+    with open_there, pytest.raises(ConnectionResetError):
+        open_there.recv(1)
+    assert exchange(open_elsewhere, b"on") == b"on3"
+    assert addresses[0] not in container.proxies() and addresses[1] in container.proxies()
+    with pytest.raises(FileNotFoundError):
+        container.remove_proxy(addresses[0])
+    assert container.proxy(addresses[0], to="port:5000") == addresses[0]  # the address is free again
+    assert exchange(connect(addresses[0]), b"again") == b"again5"
+    container.remove_proxy(addresses[0])
+
+
 SLEEPER = """
 import socket, time
 listener = socket.socket(socket.AF_UNIX); listener.bind("/tmp/sleeper"); listener.listen()
