@@ -169,7 +169,7 @@ MODULES: tuple[Module, ...] = (
     module("random", "flags of getrandom (man 2 getrandom)", Group(("linux/random.h",), r"GRND_[A-Z]+|RND[A-Z]+")),
     module("close_range", "flags of close_range (man 2 close_range)", Group(("linux/close_range.h",), r"CLOSE_RANGE_[A-Z]+")),
     module("pidfd", "flags of pidfd_open (man 2 pidfd_open)", Group(("linux/pidfd.h",), r"PIDFD_[A-Z]+")),
-    module("kcmp", "kcmp types (man 2 kcmp)", Group(("linux/kcmp.h",), r"KCMP_[A-Z]+")),
+    module("kcmp", "kcmp types (man 2 kcmp)", Group(("linux/kcmp.h",), r"KCMP_[A-Z_]+")),
     module("syslog", "priorities and syslog actions (man 2 syslog)", Group(("sys/syslog.h", "sys/klog.h"), r"LOG_[A-Z0-9]+")),
     module("ipc", "System V IPC (man 7 sysvipc)",
            Group(("linux/ipc.h", "linux/shm.h", "linux/sem.h", "linux/msg.h"), r"(IPC|SHM|SEM|MSG)_[A-Z0-9_]+|(SHM|SEM|MSG)[A-Z]+|GET(VAL|ALL|PID|NCNT|ZCNT)|SET(VAL|ALL)")),

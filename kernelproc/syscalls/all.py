@@ -1,6 +1,7 @@
 """Imports every module of system calls, so that the table is full; one line each, in alphabetical order."""
 
 from polynix.kernelproc.syscalls import (  # noqa: F401
+    advice,
     attributes,
     credentials,
     directory,
@@ -10,6 +11,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     futex,
     inotify,
     job,
+    kcmp,
     limits,
     lock,
     membarrier,

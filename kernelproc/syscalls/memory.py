@@ -16,27 +16,6 @@ from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_IPC_LOCK, CAP_SYS_RAWIO
 from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from polynix.kernelproc.uapi.mman import (
-    MADV_COLD,
-    MADV_DODUMP,
-    MADV_DOFORK,
-    MADV_DONTDUMP,
-    MADV_DONTFORK,
-    MADV_DONTNEED,
-    MADV_FREE,
-    MADV_HUGEPAGE,
-    MADV_KEEPONFORK,
-    MADV_MERGEABLE,
-    MADV_NOHUGEPAGE,
-    MADV_NORMAL,
-    MADV_PAGEOUT,
-    MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE,
-    MADV_RANDOM,
-    MADV_REMOVE,
-    MADV_SEQUENTIAL,
-    MADV_UNMERGEABLE,
-    MADV_WILLNEED,
-    MADV_WIPEONFORK,
     MAP_32BIT,
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -265,60 +244,7 @@ def brk_(task: Task, address: ULong) -> int:
     return mm.set_brk(address)
 
 
-# -- advice and residency ---------------------------------------------------------------------------------------------------------------------
-
-_ADVICE_WITHOUT_EFFECT = {
-    MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP,
-    MADV_COLD, MADV_PAGEOUT,
-}  # fmt: skip
-
-
-@syscall()
-def madvise(task: Task, address: ULong, length: Size, advice: Int) -> int:
-    """man 2 madvise"""
-    mm = task.mm
-    known = advice in _ADVICE_WITHOUT_EFFECT or advice in (
-        MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
-    )  # fmt: skip
-    if not known:
-        track_stub("madvise", advice)
-    if not known or address & 4095:
-        raise Errno(EINVAL)
-    end = address + page_up(length)
-    if end < address or end > 1 << 63:
-        raise Errno(EINVAL)
-    if end == address:
-        return 0
-    vmas = mm.overlapping(address, end)
-    if advice in (MADV_DONTNEED, MADV_FREE):
-        if any(vma.locked for vma in vmas):
-            raise Errno(EINVAL)
-        if advice == MADV_FREE and any(vma.kind is not VmaKind.ANONYMOUS for vma in vmas):
-            raise Errno(EINVAL)
-        mm.discard(address, end)
-    elif advice == MADV_REMOVE:
-        for vma in vmas:
-            if vma.kind is not VmaKind.SHARED or not vma.prot & PROT_WRITE:
-                raise Errno(EACCES if vma.kind is VmaKind.SHARED else EINVAL)
-            low, high = max(address, vma.start), min(end, vma.end)
-            vma.object.punch(vma.offset + low - vma.start, high - low)
-    elif advice in (MADV_DONTFORK, MADV_DOFORK):
-        mm.change_attributes(address, end, lambda vma: setattr(vma, "dont_fork", advice == MADV_DONTFORK))
-    elif advice in (MADV_WIPEONFORK, MADV_KEEPONFORK):
-        if advice == MADV_WIPEONFORK and any(vma.kind is not VmaKind.ANONYMOUS for vma in vmas):
-            raise Errno(EINVAL)
-        mm.change_attributes(address, end, lambda vma: setattr(vma, "wipe_on_fork", advice == MADV_WIPEONFORK))
-    elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        needed = PROT_READ if advice == MADV_POPULATE_READ else PROT_WRITE
-        if not mm.is_covered(address, end):
-            raise Errno(ENOMEM)
-        if any(not vma.prot & needed for vma in vmas):
-            raise Errno(EINVAL)
-        if not populate(task, address, end):
-            raise Errno(ENOMEM)
-    if not mm.is_covered(address, end):
-        raise Errno(ENOMEM)
-    return 0
+# -- residency -----------------------------------------------------------------------------------------------------------------------------
 
 
 @syscall()

@@ -38,7 +38,8 @@ def pidfd_open(task: Task, pid: Pid, flags: Flags) -> int:
     return task.files.install_new(new_pidfd(task.kernel, group, flags), True)
 
 
-def _pidfd(task: Task, fd: int) -> PidFdOps:
+def pidfd_of(task: Task, fd: int) -> PidFdOps:
+    """The process behind a pidfd. Errors: EBADF."""
     ops = task.files.get_io(fd).ops
     if not isinstance(ops, PidFdOps):
         raise Errno(EBADF)
@@ -51,7 +52,7 @@ def pidfd_send_signal(task: Task, pidfd: FdNumber, signo: Int, info_address: Use
     if flags:
         track_stub("pidfd_send_signal", flags)
         return -EINVAL
-    target = _pidfd(task, pidfd)
+    target = pidfd_of(task, pidfd)
     group = target.group
     if info_address:
         info = read_siginfo(task, info_address, signo)
@@ -73,7 +74,7 @@ def pidfd_getfd(task: Task, pidfd: FdNumber, targetfd: FdNumber, flags: Flags) -
     """man 2 pidfd_getfd; the rule of who may is that of ptrace's attaching."""
     if flags:
         return -EINVAL
-    target = _pidfd(task, pidfd)
+    target = pidfd_of(task, pidfd)
     group = target.group
     if target.reaped or group.exited:
         return -ESRCH

@@ -14,4 +14,5 @@ KCMP_FS: Final = 3
 KCMP_SIGHAND: Final = 4
 KCMP_IO: Final = 5
 KCMP_SYSVSEM: Final = 6
+KCMP_EPOLL_TFD: Final = 7
 KCMP_TYPES: Final = 8

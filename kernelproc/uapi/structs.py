@@ -1623,25 +1623,59 @@ class _futex_waitv_fields(NamedTuple):
     val: int = 0
     uaddr: int = 0
     flags: int = 0
+    reserved: int = 0
 
 
 class futex_waitv(_futex_waitv_fields):
     """struct futex_waitv (linux/types.h, linux/futex.h): 24 bytes."""
 
     __slots__ = ()
-    FORMAT: ClassVar = Struct("<QQI4x")
+    FORMAT: ClassVar = Struct("<QQII")
     SIZE: ClassVar = 24
     OFFSETS: ClassVar[dict[str, int]] = {
-        "val": 0, "uaddr": 8, "flags": 16,
+        "val": 0, "uaddr": 8, "flags": 16, "reserved": 20,
     }
 
     @staticmethod
     def pack(
         *,
-        val: int = 0, uaddr: int = 0, flags: int = 0,
+        val: int = 0, uaddr: int = 0, flags: int = 0, reserved: int = 0,
     ) -> bytes:
         return futex_waitv.FORMAT.pack(
-            val, uaddr, flags,
+            val, uaddr, flags, reserved,
+        )
+
+    @classmethod
+    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
+        return cls._make(cls.FORMAT.unpack_from(data, offset))
+
+    def to_bytes(self) -> bytes:
+        return self.FORMAT.pack(*self)
+
+
+class _kcmp_epoll_slot_fields(NamedTuple):
+    efd: int = 0
+    tfd: int = 0
+    toff: int = 0
+
+
+class kcmp_epoll_slot(_kcmp_epoll_slot_fields):
+    """struct kcmp_epoll_slot (linux/types.h, linux/kcmp.h): 12 bytes."""
+
+    __slots__ = ()
+    FORMAT: ClassVar = Struct("<III")
+    SIZE: ClassVar = 12
+    OFFSETS: ClassVar[dict[str, int]] = {
+        "efd": 0, "tfd": 4, "toff": 8,
+    }
+
+    @staticmethod
+    def pack(
+        *,
+        efd: int = 0, tfd: int = 0, toff: int = 0,
+    ) -> bytes:
+        return kcmp_epoll_slot.FORMAT.pack(
+            efd, tfd, toff,
         )
 
     @classmethod

@@ -289,3 +289,31 @@ CASE(membarrier_commands) {
     CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0);
     FAILS(syscall(SYS_membarrier, 1 << 30, 0, 0), EINVAL);
 }
+
+static long advise(int pidfd, char *at, size_t length, int advice, int flags) {
+    struct iovec pieces[2] = {{at, length}, {at + 2 * 4096, 4096}};
+    return syscall(SYS_process_madvise, pidfd, pieces, 2, advice, flags);
+}
+
+CASE(advice_about_other_processes) {
+    char *at = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int self = syscall(SYS_pidfd_open, getpid(), 0);
+    CHECK(advise(self, at, 4096, MADV_COLD, 0) == 8192);
+    FAILS(advise(self, at, 4096, MADV_COLD, 1), EINVAL);
+    FAILS(advise(self, at, 4096, 999, 0), EINVAL);
+    FAILS(advise(self, at + 1, 4096, MADV_COLD, 0), EINVAL);
+    FAILS(advise(0, at, 4096, MADV_COLD, 0), EBADF);
+    pid_t parent = getpid();
+    IN_CHILD({
+        if (geteuid() != 0) _exit(0);
+        int pidfd = syscall(SYS_pidfd_open, parent, 0);
+        CHECK(advise(pidfd, at, 4096, MADV_WILLNEED, 0) == 8192);
+        FAILS(advise(pidfd, at, 4096, MADV_DONTNEED, 0), EINVAL);
+        munmap(at, 4 * 4096); /* it is about the parent's */
+        CHECK(advise(pidfd, at, 4096, MADV_PAGEOUT, 0) == 8192);
+    });
+    munmap(at + 2 * 4096, 4096);
+    CHECK(advise(self, at, 4096, MADV_COLD, 0) == 4096);
+    munmap(at, 4096);
+    FAILS(advise(self, at, 4096, MADV_COLD, 0), ENOMEM);
+}
