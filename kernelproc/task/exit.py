@@ -100,7 +100,9 @@ def exit_task(task: Task, wait_status: int) -> None:
     group.tasks.pop(task.tid, None)
     if task.tid != group.pid:
         kernel.pids.tasks.pop(task.tid, None)
-    if not group.tasks:
+    if group.tasks:
+        _give_children_to_a_sibling(task)
+    else:
         _end_group(group, wait_status)
 
 
@@ -129,15 +131,31 @@ def _end_group(group: ThreadGroup, wait_status: int) -> None:
         kernel.init_exited(group)
 
 
+def _give_children_to_a_sibling(task: Task) -> None:
+    """A thread ends: another one of its process is the parent of those that it made, and they hear of it."""
+    group = task.group
+    for child in list(group.children.values()):
+        if child.parent_task is task:
+            child.parent_task = next(iter(group.tasks.values()))
+            _tell_of_parents_death(child)
+
+
+def _tell_of_parents_death(child: ThreadGroup) -> None:
+    """PR_SET_PDEATHSIG."""
+    assert child.parent is not None
+    for task in list(child.tasks.values()):
+        if task.death_signal:
+            send.send_to_task(task, SigInfo(task.death_signal, pid=child.parent.pid))
+
+
 def _reparent_children(group: ThreadGroup) -> None:
     if not group.children:
         return
     heir = find_reaper(group)
     for child in list(group.children.values()):
-        for task in list(child.tasks.values()):
-            if task.death_signal:
-                send.send_to_task(task, SigInfo(task.death_signal, pid=group.pid))
+        _tell_of_parents_death(child)
         child.parent = heir
+        child.parent_task = heir.leader if heir is not None else None
         if heir is None:
             if child.exited:
                 wait.release(child)

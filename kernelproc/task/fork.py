@@ -249,6 +249,7 @@ def _enter_tables(task: Task, child: Task, flags: int) -> None:
     group.process_group.members[group] = None
     parent = task.group.parent if flags & CLONE_PARENT else task.group
     group.parent = parent
+    group.parent_task = task.group.parent_task if flags & CLONE_PARENT else task
     if flags & CLONE_PARENT:
         group.exit_signal = task.group.exit_signal
     if parent is not None:

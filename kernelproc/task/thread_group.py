@@ -23,6 +23,7 @@ class ThreadGroup:
         self.leader: Task = None  # type: ignore[assignment]  # set by the first task
         self.tasks: dict[int, Task] = {}
         self.parent: ThreadGroup | None = None
+        self.parent_task: Task | None = None  # the parent's thread that counts for PR_SET_PDEATHSIG: the one that made it, then any that lives
         self.children: dict[int, ThreadGroup] = {}  # live and zombie, by pid
         self.process_group = process_group
         self.signals = signals  # shared pending set, interval timers

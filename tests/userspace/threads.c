@@ -522,3 +522,35 @@ CASE(proc_task_lists_threads) {
     snprintf(command, sizeof command, "ls /proc/%d/task | wc -l; grep Threads /proc/%d/status", getpid(), getpid());
     CHECK(system(command) == 0);
 }
+
+static void *make_a_child(void *go_on) {
+    int *ends = go_on;
+    char byte;
+    pid_t child = fork();
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGUSR1);
+        write(ends[1], "x", 1);
+        pause();
+        _exit(0);
+    }
+    read(ends[0], &byte, 1);
+    return (void *)(long)child;
+}
+
+/* PR_SET_PDEATHSIG is about the thread that made the process. */
+CASE(parent_death_signal_at_a_threads_end) {
+    pthread_t thread;
+    int ends[2];
+    void *child;
+    pipe(ends);
+    pthread_create(&thread, NULL, make_a_child, ends);
+    pthread_join(thread, &child);
+    CHECK(exit_of((long)child) == 128 + SIGUSR1);
+    /* A process that another thread made lives on. */
+    child = make_a_child(ends);
+    pthread_create(&thread, NULL, (void *(*)(void *))getppid, NULL);
+    pthread_join(thread, NULL);
+    sleep_ms(50);
+    CHECK(waitpid((long)child, NULL, WNOHANG) == 0 && kill((long)child, SIGKILL) == 0);
+    CHECK(exit_of((long)child) == 128 + SIGKILL);
+}
