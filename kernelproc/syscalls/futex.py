@@ -10,12 +10,13 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, Errno
 from polynix.kernelproc.syscalls.table import syscall
-from polynix.kernelproc.syscalls.types import Flags, Pid, Size, UInt, ULong
+from polynix.kernelproc.syscalls.types import Flags, Int, Pid, Size, UInt, ULong
 from polynix.kernelproc.task.clocks import deadline_of
 from polynix.kernelproc.task.futex import FutexTable, FutexWait, wake_op
 from polynix.kernelproc.task.ptrace_access import may_inspect
 from polynix.kernelproc.uapi.errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH
 from polynix.kernelproc.uapi.futex import (
+    FUTEX_32,
     FUTEX_BITSET_MATCH_ANY,
     FUTEX_CLOCK_REALTIME,
     FUTEX_CMD_MASK,
@@ -23,16 +24,19 @@ from polynix.kernelproc.uapi.futex import (
     FUTEX_CMP_REQUEUE_PI,
     FUTEX_LOCK_PI,
     FUTEX_LOCK_PI2,
+    FUTEX_PRIVATE_FLAG,
     FUTEX_REQUEUE,
     FUTEX_TRYLOCK_PI,
     FUTEX_UNLOCK_PI,
     FUTEX_WAIT,
     FUTEX_WAIT_BITSET,
     FUTEX_WAIT_REQUEUE_PI,
+    FUTEX_WAITV_MAX,
     FUTEX_WAKE,
     FUTEX_WAKE_BITSET,
     FUTEX_WAKE_OP,
 )
+from polynix.kernelproc.uapi.structs import futex_waitv as waitv_struct
 from polynix.kernelproc.uapi.time import CLOCK_MONOTONIC, CLOCK_REALTIME
 
 if TYPE_CHECKING:
@@ -150,6 +154,26 @@ async def _restart_wait(task: Task, address: UserAddress, value: int, deadline: 
     if task.user.load_u32(address) != value:
         return -EAGAIN
     return await _wait(task, address, key, value, deadline, bitset)
+
+
+@syscall()
+async def futex_waitv(task: Task, waiters: UserAddress, count: UInt, flags: Flags, timeout: UserAddress, clock: Int) -> int:
+    """man 2 futex_waitv: wait for any of several futexes; the index of one that was woken."""
+    if flags or not 1 <= count <= FUTEX_WAITV_MAX or not waiters:
+        raise Errno(EINVAL)
+    deadline = None
+    if timeout:
+        if clock not in (CLOCK_MONOTONIC, CLOCK_REALTIME):
+            raise Errno(EINVAL)
+        deadline = _deadline(task, timeout, relative=False, realtime=clock == CLOCK_REALTIME)
+    futexes = []
+    for value, address, kind, reserved in waitv_struct.FORMAT.iter_unpack(task.copy_in(waiters, count * waitv_struct.SIZE)):
+        if kind & ~FUTEX_PRIVATE_FLAG != FUTEX_32 or reserved:
+            raise Errno(EINVAL)
+        futexes.append((UserAddress(address), _key(task, UserAddress(address)), value & 0xFFFFFFFF))
+    if any(task.user.load_u32(address) != value for address, _, value in futexes):
+        return -EAGAIN
+    return await task.kernel.expando.get(FutexTable).wait_any(task, [(address, key) for address, key, _ in futexes], deadline)
 
 
 @syscall()

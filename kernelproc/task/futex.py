@@ -12,7 +12,7 @@ since polynix leaves scheduling to the host.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from polynix.addrspace._usercopy import Fault, UserAddress
@@ -150,6 +150,23 @@ class FutexTable:
     async def wait(self, task: Task, address: UserAddress, key: Key, deadline_ns: int | None, bitset: int) -> int:
         """The waiting part of FUTEX_WAIT and FUTEX_WAIT_BITSET, once the word was seen to hold the value. Errors: ETIMEDOUT."""
         return 0 if await self._sleep(Waiter(task, address, key, bitset), deadline_ns) else -ETIMEDOUT
+
+    async def wait_any(self, task: Task, futexes: Sequence[tuple[UserAddress, Key]], deadline_ns: int | None) -> int:
+        """The waiting part of futex_waitv: the index of the futex that was woken. Errors: ETIMEDOUT, Interrupted."""
+        engine = Engine.running
+        waiters = [Waiter(task, address, key, FUTEX_BITSET_MATCH_ANY) for address, key in futexes]
+        for waiter in waiters:
+            self.add(waiter)
+        timer = None if deadline_ns is None else engine.call_at(deadline_ns, engine.wake, engine.current, False)
+        try:
+            if not await park(True):
+                return -ETIMEDOUT
+            return next(index for index, waiter in enumerate(waiters) if waiter not in self._waiters.get(waiter.key, ()))
+        finally:
+            for waiter in waiters:
+                self.remove(waiter)
+            if timer is not None:
+                timer.cancel()
 
     def wake(self, key: Key, count: int, bitset: int = FUTEX_BITSET_MATCH_ANY) -> int:
         """Wake up to ``count`` waiters (at least one, as Linux does) whose bitset meets ``bitset``. Errors: EINVAL when a PI waiter is met."""

@@ -30,7 +30,6 @@ GAPS = (
     "system call ptrace",
     "system call io_setup",
     "system call io_uring_setup",
-    "system call futex_waitv",
     "membarrier flags=0x40",
     "unshare a namespace",
     "socket family flags=0x2",

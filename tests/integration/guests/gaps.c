@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
-#include <linux/futex.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -56,7 +55,6 @@ int main(void) {
     syscall(SYS_ptrace, 0, 0, 0, 0);
     syscall(SYS_io_setup, 1, page);
     syscall(SYS_io_uring_setup, 1, page);
-    syscall(SYS_futex_waitv, page, 1, 0, NULL, 0);
     syscall(SYS_membarrier, 1 << 6, 0, 0);
     unshare(CLONE_NEWPID);
     for (int family = AF_INET; family <= AF_NETLINK; family++)
