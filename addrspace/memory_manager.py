@@ -96,7 +96,7 @@ class MemoryManager(VmaList):
     def map_anonymous(self, start: int, length: int, prot: int, *, name: bytes = b"", grows_down: bool = False, noreserve: bool = False) -> Vma:
         """Private zero-filled memory at exactly ``start``; what was there is unmapped."""
         end = start + length
-        self._clear(start, end)
+        self.unmap(start, end)
         vma = Vma(start, end, prot, VmaKind.ANONYMOUS, self.region, start, name=name, grows_down=grows_down, noreserve=noreserve)
         return self.insert(vma)
 
@@ -106,7 +106,7 @@ class MemoryManager(VmaList):
     ) -> Vma:
         """A memory object, shared with everyone who maps it."""
         end = start + length
-        self._clear(start, end)
+        self.unmap(start, end)
         return self.insert(Vma(start, end, prot, VmaKind.SHARED, obj, offset, file=file, file_offset=file_offset, max_prot=max_prot, name=name))
 
     def map_private_file(self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile, file_offset: int) -> Vma:
@@ -114,7 +114,7 @@ class MemoryManager(VmaList):
         end = start + length
         if prot & PROT_WRITE:
             require(obj, offset, length)
-        self._clear(start, end)
+        self.unmap(start, end)
         if not prot & PROT_WRITE:
             return self.insert(Vma(start, end, prot, VmaKind.FILE, obj, offset, file=file, file_offset=file_offset))
         copied_end = min(end, start + max(page_up(obj.size() - offset), 0)) if offset < obj.size() else start
@@ -132,7 +132,34 @@ class MemoryManager(VmaList):
 
     def unmap(self, start: int, end: int) -> None:
         """munmap: whatever is mapped in [start, end) goes."""
-        self._clear(start, end, unmap_host=True)
+        if end > self._ceiling and start < self.mmap_base:
+            self._ceiling = min(end, self.mmap_base)
+        found = self.overlapping(start, end)
+        if not found:
+            return
+        if self.trampolines:
+            self._give_way(start, end)
+        if found[0].start < start or found[-1].end > end:
+            self.split_at(start)
+            self.split_at(end)
+            found = self.overlapping(start, end)
+        index = bisect_right(self._starts, found[0].start) - 1
+        del self.vmas[index : index + len(found)]
+        del self._starts[index : index + len(found)]
+        punch_start = punch_end = -1
+        for vma in found:
+            self._account(vma, -vma.length)
+            if vma.in_region():
+                if punch_end != vma.start:
+                    if punch_start >= 0:
+                        self.region.punch(punch_start, punch_end - punch_start)
+                    punch_start = vma.start
+                punch_end = vma.end
+            vma.release()
+        if punch_start >= 0:
+            self.region.punch(punch_start, punch_end - punch_start)
+        self.user.unmap(start, end)
+        self.calls.unmap(max(start, found[0].start), min(end, found[-1].end))
 
     def _fill_from(self, obj: MemoryObject, offset: int, start: int, end: int) -> None:
         size = obj.size()
@@ -257,36 +284,6 @@ class MemoryManager(VmaList):
                 self.data_vm += change
         if vma.locked:
             self.locked_vm += change
-
-    def _clear(self, start: int, end: int, *, unmap_host: bool = False) -> None:
-        if end > self._ceiling and start < self.mmap_base:
-            self._ceiling = min(end, self.mmap_base)
-        found = self.overlapping(start, end)
-        if not found:
-            return
-        if self.trampolines:
-            self._give_way(start, end)
-        if found[0].start < start or found[-1].end > end:
-            self.split_at(start)
-            self.split_at(end)
-            found = self.overlapping(start, end)
-        index = bisect_right(self._starts, found[0].start) - 1
-        del self.vmas[index : index + len(found)]
-        del self._starts[index : index + len(found)]
-        punch_start = punch_end = -1
-        for vma in found:
-            self._account(vma, -vma.length)
-            if vma.in_region():
-                if punch_end != vma.start:
-                    if punch_start >= 0:
-                        self.region.punch(punch_start, punch_end - punch_start)
-                    punch_start = vma.start
-                punch_end = vma.end
-            vma.release()
-        if punch_start >= 0:
-            self.region.punch(punch_start, punch_end - punch_start)
-        self.user.unmap(start, end)
-        self.calls.unmap(max(start, found[0].start), min(end, found[-1].end))
 
     # -- protection -------------------------------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from polynix.kernelproc.fidl_loop import EngineServer
 from polynix.kernelproc.programs import take_descriptor
 from polynix.kernelproc.signals.send import send_to_group
 from polynix.kernelproc.signals.siginfo import SigInfo
+from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.syscall_log import SyscallLog
 from polynix.kernelproc.uapi.signal import SI_USER
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_SIGNAL = 64
 
 
 class ContainerController(Controller):
@@ -66,7 +66,7 @@ class ContainerController(Controller):
         group = None if request.pid is None else self.kernel.pids.thread_groups.get(request.pid)
         if group is None or group.exited or request.signal is None:
             raise MethodError(SendSignalError.INVALID_TARGET)
-        if not 0 < request.signal <= MAX_SIGNAL:
+        if not 0 < request.signal <= NSIG:
             raise MethodError(SendSignalError.INVALID_SIGNAL)
         send_to_group(group, SigInfo(request.signal, SI_USER))
 

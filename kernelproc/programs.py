@@ -33,6 +33,7 @@ from polynix.kernelproc.fidl_loop import EngineServer
 from polynix.kernelproc.mounts import BootTask
 from polynix.kernelproc.signals.send import send_to_group, send_to_process_group
 from polynix.kernelproc.signals.siginfo import SigInfo
+from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.exec import start_program
 from polynix.kernelproc.task.fd_table import FdTable
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_SIGNAL = 64
 
 
 class ProgramStarter(Programs):
@@ -173,7 +173,7 @@ class RunningProgram(Program):
             console.on_suspend = self._pause
 
     async def signal(self, request: ProgramSignalRequest) -> None:
-        if self.group.exited or not 0 < request.signal <= MAX_SIGNAL:
+        if self.group.exited or not 0 < request.signal <= NSIG:
             return
         info = SigInfo(request.signal, SI_USER)
         if request.group:

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 MAGIC = 0x78696E796C6F70  # "polynix"
-VERSION = 2
+VERSION = 3
 WORD = 8
 MAX_TASKS = 8192
 MAX_SYSCALLS = 1024
@@ -27,10 +27,7 @@ class Header(IntEnum):
     TASK_ROWS = 4  # rows ever used; the table's valid length
     TASKS = 5  # live tasks
     FORKS = 6
-    EXITS = 7  # exits from restricted mode, all reasons
-    PAGE_FAULTS = 8
-    STUBS_SPAWNED = 9
-    NOTES_SEQUENCE = 10  # odd while the notes are being written
+    NOTES_SEQUENCE = 7  # odd while the notes are being written
     WORDS = 16
 
 

@@ -145,7 +145,7 @@ class Kernels:
         koid = kernel.job.koid
         with self._kernels.lock() as kernels:
             kernels[koid] = kernel
-        self.acquire_wake_lease(koid)
+        kernel.wake_lease.acquire()
         if started is not None and not started.done():
             started.set_result(kernel)
         try:
@@ -160,28 +160,6 @@ class Kernels:
         """Ask all containers to end."""
         for relay in list(self._relays):
             await relay.stop()
-
-    def all_jobs(self) -> list[Job]:
-        """A snapshot."""
-        with self._kernels.lock() as kernels:
-            return [kernel.job for kernel in kernels.values()]
-
-    def of_job(self, koid: int) -> StarnixKernel | None:
-        """The kernel of a job."""
-        with self._kernels.lock() as kernels:
-            return kernels.get(koid)
-
-    def acquire_wake_lease(self, koid: int) -> None:
-        """Keep the container awake; nothing for a job that is unknown."""
-        kernel = self.of_job(koid)
-        if kernel is not None:
-            kernel.wake_lease.acquire()
-
-    def drop_wake_lease(self, koid: int) -> None:
-        """The container may sleep; nothing for a job that is unknown."""
-        kernel = self.of_job(koid)
-        if kernel is not None:
-            kernel.wake_lease.drop()
 
 
 class _Relay(ComponentController):

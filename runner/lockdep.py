@@ -24,7 +24,6 @@ class LockLevel(IntEnum):
     """The order in which locks may be taken, lowest first."""
 
     KERNELS = 10
-    CONTAINER = 20
     TERMINAL = 100
 
 

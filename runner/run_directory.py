@@ -48,10 +48,6 @@ class RunDirectory:
             self.remove()
             raise
 
-    @property
-    def control_path(self) -> str:
-        return os.path.join(self.path, "control")
-
     def remove(self) -> None:
         """Delete it; it may be gone already, when the other side was first."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -22,7 +22,6 @@ class NumberType(FidlType):
         self.code = code
         self.layout = Struct("<" + code)
         self.size = self.alignment = self.layout.size
-        self.is_integer = code not in "fd"
 
     def encode(self, encoder: Encoder, offset: int, value: Any) -> None:
         self.layout.pack_into(encoder.data, offset, value)

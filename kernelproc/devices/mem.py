@@ -61,8 +61,6 @@ class NullDevice(MemoryDevice):
 class ZeroDevice(MemoryDevice):
     """/dev/zero: zeros; a map of it is anonymous memory."""
 
-    anonymous_memory: ClassVar[bool] = True  # mmap treats it as MAP_ANONYMOUS
-
     def read(self, file: FileObject, offset: int, out: OutputBuffer) -> Result:
         return out.zero(out.remaining)
 
@@ -73,8 +71,6 @@ class ZeroDevice(MemoryDevice):
 
 class FullDevice(ZeroDevice):
     """/dev/full: zeros, and no space for writes."""
-
-    anonymous_memory: ClassVar[bool] = False
 
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> Result:
         return -ENOSPC

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final, TypeVar
 
@@ -57,15 +56,6 @@ def rename_at(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> N
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2)."""
     _check(_syscall(_NR_FALLOCATE, ctypes.c_int(fd), ctypes.c_int(mode), ctypes.c_long(offset), ctypes.c_long(length)))
-
-
-@contextmanager
-def host_errors() -> Iterator[None]:
-    """Turn OSError of the host into the guest's Errno."""
-    try:
-        yield
-    except OSError as error:
-        raise Errno(error.errno or EIO)
 
 
 def call(function: Callable[..., T], *arguments: Any, **named: Any) -> T:

@@ -1,8 +1,8 @@
 """The power manager of a container: who keeps it awake, how it falls asleep, what woke it (Starnix's ``core/power/manager.rs``).
 
-The order of a suspend that a guest asks for, by writing to /sys/power/state: the attempt is recorded; an active wakeup source, or a message that
-nobody has handled, makes it fail with EINVAL; then the :class:`Suspender` is asked, by way of the runner's Manager, which asks back for
-``fall_asleep``, decides how long, and ends with ``wake_up``. The writer is a guest thread like the others: its write returns after the resume.
+The order of a suspend that a guest asks for, by writing to /sys/power/state: the attempt is recorded; an active wakeup source makes it fail with
+EINVAL; then the :class:`Suspender` is asked, by way of the runner's Manager, which asks back for ``fall_asleep``, decides how long, and ends with
+``wake_up``. The writer is a guest thread like the others: its write returns after the resume.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from polynix.kernelproc.power.wakeup_source import WakeupSource, WakeupSources
 from polynix.kernelproc.uapi.errno import EBUSY, EINVAL
 
 if TYPE_CHECKING:
-    from polynix.ipc.counter import Counter
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.power.hold import Hold
 
@@ -58,7 +57,6 @@ class PowerManager:
         self.sources.on_change = self._source_changed
         self.stats = SuspendStats()
         self.suspender: Suspender | None = None
-        self.counters: dict[int, tuple[str, Counter]] = {}  # by koid: messages from outside that are still to be handled
         self.wake_locks: dict[str, WakeupSource] = {}  # /sys/power/wake_lock, also those that are not held now
         self.wakes_for_work = False  # of itself, asleep only while no guest thread has anything to do
         kernel.holds.on_kept = self._work_came
@@ -74,19 +72,8 @@ class PowerManager:
     # -- who keeps it awake ---------------------------------------------------------------------------------------------------------
 
     def kept_awake_by(self) -> list[str]:
-        """Names of the active wakeup sources and of the channels with unhandled messages."""
-        names = [source.name for source in self.sources.active]
-        for name, counter in self.counters.values():
-            if counter.pending & Signals.COUNTER_POSITIVE:
-                names.append(name)
-        return names
-
-    def add_counter(self, name: str, counter: Counter) -> None:
-        """A channel whose messages must be handled before the container sleeps; ``counter`` counts those that are not."""
-        self.counters[counter.koid] = (name, counter)
-
-    def remove_counter(self, counter: Counter) -> None:
-        self.counters.pop(counter.koid, None)
+        """Names of the active wakeup sources."""
+        return [source.name for source in self.sources.active]
 
     def _source_changed(self, source: WakeupSource) -> None:
         self._tell_locks()

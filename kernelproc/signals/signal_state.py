@@ -97,10 +97,6 @@ class SignalActions:
         handler = self.get(signo).handler
         return handler == SIG_IGN or (handler == SIG_DFL and bool(bit(signo) & IGNORED_BY_DEFAULT))
 
-    def is_fatal(self, signo: int) -> bool:
-        """Whether the disposition ends the process."""
-        return self.get(signo).handler == SIG_DFL and not bit(signo) & NOT_FATAL_BY_DEFAULT
-
     def masks(self) -> tuple[int, int]:
         """The signals that are ignored by SIG_IGN, and those that have a handler (/proc/PID/status SigIgn, SigCgt)."""
         ignored = caught = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.async_io import FileOwner, owner_of, set_async
+from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.syscalls import lock
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, UInt, ULong
@@ -82,7 +83,6 @@ if TYPE_CHECKING:
 
 _SETFL_MASK: Final = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_ASYNC
 _NOT_STATUS: Final = O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC  # of open's flags, what F_GETFL doesn't show
-_NSIG: Final = 64
 
 # Commands newer than the headers of some distributions (linux/fcntl.h: F_LINUX_SPECIFIC_BASE + n).
 F_DUPFD_QUERY: Final = 1027
@@ -214,7 +214,6 @@ def _set_owner(task: Task, file: FileObject, kind: int, pid: int) -> int:
     if file.expando is None:
         file.expando = {}
     file.expando[FileOwner] = FileOwner(kind, pid, task.credentials.uid, task.credentials.euid)
-    file.async_owner = -pid if kind == F_OWNER_PGRP else pid
     return 0
 
 
@@ -250,7 +249,7 @@ def _getowner_uids(task: Task, _fd: int, file: FileObject, argument: int) -> int
 
 
 def _setsig(_task: Task, _fd: int, file: FileObject, argument: int) -> int:
-    if argument > _NSIG:
+    if argument > NSIG:
         return -EINVAL
     file.async_signal = argument
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from polynix.addrspace._usercopy import UserAddress
+from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.syscalls.credentials import commit_credentials
 from polynix.kernelproc.syscalls.seccomp import set_filter, set_strict
 from polynix.kernelproc.syscalls.table import syscall
@@ -34,7 +35,6 @@ from polynix.kernelproc.uapi.seccomp import SECCOMP_MODE_FILTER, SECCOMP_MODE_ST
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
-_NSIG: Final = 64
 _COMM_LENGTH: Final = 15
 _DEFAULT_TIMER_SLACK_NS: Final = 50_000
 _SECURE_BITS: Final = 0x55  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS, NO_CAP_AMBIENT_RAISE
@@ -99,7 +99,7 @@ def _get_name(task: Task, address: int, _a3: int, _a4: int, _a5: int) -> int:
 
 @_option("PR_SET_PDEATHSIG")
 def _set_pdeathsig(task: Task, signo: int, _a3: int, _a4: int, _a5: int) -> int:
-    if signo > _NSIG:
+    if signo > NSIG:
         return -EINVAL
     task.death_signal = signo
     return 0

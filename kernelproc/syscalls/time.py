@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from polynix.addrspace._restricted import VDSO_BASE, VDSO_END
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, Errno
+from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Flags, Int, UInt, UserAddress
 from polynix.kernelproc.task.clocks import ALARM, COARSE, NANOSECONDS, STOPPING, cpu_clock, deadline_of, read_clock, wall_clock_ns
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 MICROSECONDS = 1_000_000
 COARSE_RESOLUTION_NS = 4_000_000  # a tick of CONFIG_HZ=250
-NSIG = 64
 _NO_TIMER = (*COARSE, CLOCK_MONOTONIC_RAW)
 _NO_SLEEP = (*_NO_TIMER, CLOCK_THREAD_CPUTIME_ID)
 

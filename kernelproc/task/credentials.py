@@ -97,11 +97,6 @@ class Credentials:
             setattr(copy, name, value)
         return copy
 
-    @property
-    def is_superuser(self) -> bool:
-        """The effective user is root (which by itself permits nothing: capabilities do)."""
-        return self.euid == 0
-
     def has_capability(self, capability: int) -> bool:
         """Whether the effective set holds CAP_*."""
         return bool(self.cap_effective >> capability & 1)

@@ -35,7 +35,7 @@ class FileObject:
     flight: :meth:`retain` and :meth:`release`; the last release calls ``ops.close``.
     """
 
-    __slots__ = ("async_owner", "async_signal", "expando", "flags", "id", "name", "node", "offset", "ops", "references")
+    __slots__ = ("async_signal", "expando", "flags", "id", "name", "node", "offset", "ops", "references")
 
     def __init__(self, ops: FileOps, node: FsNode, flags: int, name: NamespaceNode | None = None) -> None:
         self.id = next(_ids)
@@ -45,7 +45,6 @@ class FileObject:
         self.flags = flags
         self.offset = 0
         self.references = 0
-        self.async_owner: int = 0  # F_SETOWN
         self.async_signal: int = 0  # F_SETSIG
         self.expando: dict[type, Attached] | None = None  # epoll registrations and the like
         node.opened(self)

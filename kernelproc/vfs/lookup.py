@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM, ETXTBSY
+from polynix.kernelproc.uapi.errno import EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM, ETXTBSY
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
     O_CLOEXEC,
@@ -18,7 +18,6 @@ from polynix.kernelproc.uapi.fcntl import (
     O_NOATIME,
     O_NOCTTY,
     O_NOFOLLOW,
-    O_NONBLOCK,
     O_PATH,
     O_RDONLY,
     O_TMPFILE,
@@ -68,16 +67,6 @@ def lookup_parent(task: Task, dir_fd: int, path: bytes) -> tuple[NamespaceNode, 
         raise Errno(ENOENT)
     mount, entry, name, slashes = walk(task, start_of(task, dir_fd, path), path, False, True)
     return NamespaceNode(mount, entry), name, slashes
-
-
-def open_file(task: Task, dir_fd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> FileObject:
-    """Open without ever blocking: what would wait (a fifo without a peer) gives EAGAIN. For the kernel's own use; see :func:`begin_open`."""
-    result = begin_open(task, dir_fd, path, flags | O_NONBLOCK, mode, resolve)
-    if not isinstance(result, FileObject):
-        raise Errno(EAGAIN)
-    if not flags & O_NONBLOCK:
-        result.flags &= ~O_NONBLOCK
-    return result
 
 
 def begin_open(task: Task, dir_fd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> OpenResult:

@@ -18,7 +18,7 @@ import numpy
 import pexpect
 import pytest
 from headless import open_report
-from polynix.tools.stress.board import BUCKETS, SLOT, Board, bucket_ns, bucket_of, percentile
+from polynix.tools.stress.board import BUCKETS, SLOT, Board, bucket_ns, percentile
 from polynix.tools.stress.plan import KINDS
 from polynix.tools.stress.program import stressor
 
@@ -282,6 +282,14 @@ def test_the_board_has_one_layout(program: Path, tmp_path: Path) -> None:
     words = list(map(int, subprocess.run([binary], capture_output=True, check=True).stdout.split()))
     assert SLOT.fields is not None
     assert words == [SLOT.itemsize, SLOT.fields["histogram"][1], SLOT.fields["finding"][1], 256, BUCKETS]
+
+
+def bucket_of(nanoseconds: int) -> int:
+    """The bucket of a latency, as the guests compute it."""
+    if nanoseconds < 8:
+        return nanoseconds
+    octave = nanoseconds.bit_length() - 4
+    return min(((octave + 1) << 3) + ((nanoseconds >> octave) & 7), BUCKETS - 1)
 
 
 def test_buckets_are_eighths_of_an_octave() -> None:

@@ -132,7 +132,6 @@ def test_actions_after_exec() -> None:
     assert copy.get(SIGUSR1) == SignalAction() and copy.get(SIGUSR2) == SignalAction(SIG_IGN)
     assert actions.get(SIGUSR1).handler == 0x1234
     assert actions.is_ignored(SIGUSR2) and actions.is_ignored(SIGCHLD) and not actions.is_ignored(SIGUSR1)
-    assert actions.is_fatal(SIGTERM) and not actions.is_fatal(SIGTSTP) and not actions.is_fatal(SIGUSR1)
 
 
 # -- sending ------------------------------------------------------------------------------------------------------------------

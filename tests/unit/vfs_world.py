@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from polynix.addrspace.region import RegionFactory
+from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.expando import Expando
 from polynix.kernelproc.fs.tmpfs import new_tmpfs
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
@@ -14,7 +15,8 @@ from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.fd_table import FdTable
 from polynix.kernelproc.task.pid_table import PidTable
 from polynix.kernelproc.task.resource_limits import ResourceLimits
-from polynix.kernelproc.uapi.fcntl import AT_FDCWD, O_APPEND, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY
+from polynix.kernelproc.uapi.errno import EAGAIN
+from polynix.kernelproc.uapi.fcntl import AT_FDCWD, O_APPEND, O_CREAT, O_NONBLOCK, O_RDONLY, O_TRUNC, O_WRONLY
 from polynix.kernelproc.vfs import create, lookup
 from polynix.kernelproc.vfs.buffers import BytesInputBuffer, BytesOutputBuffer
 from polynix.kernelproc.vfs.file_object import FileObject
@@ -58,7 +60,13 @@ class World:
         return self.place(path).path(self.fs)
 
     def open(self, path: bytes, flags: int = O_RDONLY, mode: int = 0o666, **named: Any) -> FileObject:
-        return lookup.open_file(self.task, AT_FDCWD, path, flags, mode, **named).retain()
+        """Open without ever blocking: what would wait (a fifo without a peer) gives EAGAIN."""
+        file = lookup.begin_open(self.task, AT_FDCWD, path, flags | O_NONBLOCK, mode, **named)
+        if not isinstance(file, FileObject):
+            raise Errno(EAGAIN)
+        if not flags & O_NONBLOCK:
+            file.flags &= ~O_NONBLOCK
+        return file.retain()
 
     def write(self, path: bytes, data: bytes, flags: int = O_CREAT | O_TRUNC | O_WRONLY) -> None:
         file = self.open(path, flags)

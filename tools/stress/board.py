@@ -53,14 +53,6 @@ def bucket_ns(index: int) -> int:
     return (8 + (index & 7)) << ((index >> 3) - 1)
 
 
-def bucket_of(nanoseconds: int) -> int:
-    """The bucket of a latency, as the guests compute it."""
-    if nanoseconds < 8:
-        return nanoseconds
-    octave = nanoseconds.bit_length() - 4
-    return min(((octave + 1) << 3) + ((nanoseconds >> octave) & 7), BUCKETS - 1)
-
-
 def percentile(histogram: Any, fraction: float) -> int:
     """The latency in ns below which ``fraction`` of the operations stayed, to an eighth of an octave."""
     total = int(histogram.sum())

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy
 from polynix.kernelproc.host_accounting import process_cpu_ns
-from polynix.runner.errors import ContainerError
-from polynix.tools.selection import NoKernel
 from polynix.tools.stress.board import BUCKETS, percentile
 from polynix.tools.stress.container import StressedContainer
 from polynix.tools.stress.plan import KINDS, StressPlan
@@ -192,6 +190,3 @@ def _machine_jiffies() -> tuple[int, int]:
     with open("/proc/stat", encoding="ascii") as file:
         ticks = list(map(int, file.readline().split()[1:9]))
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
-
-
-START_ERRORS = (ContainerError, NoKernel, OSError)

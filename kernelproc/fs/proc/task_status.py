@@ -29,14 +29,7 @@ def state(task: Task) -> str:
 
 
 def _signal_masks(task: Task) -> tuple[int, int, int, int, int]:
-    ignored = caught = 0
-    for signo in range(1, 65):
-        handler = task.signals.actions.get(signo).handler
-        if handler == 1:
-            ignored |= 1 << (signo - 1)
-        elif handler != 0:
-            caught |= 1 << (signo - 1)
-    return task.signals.pending.mask, task.group.signals.pending.mask, task.signals.mask, ignored, caught
+    return task.signals.pending.mask, task.group.signals.pending.mask, task.signals.mask, *task.signals.actions.masks()
 
 
 def stat_line(task: Task, whole: bool) -> bytes:
