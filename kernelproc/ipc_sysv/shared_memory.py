@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from polynix.addrspace.addresses import TASK_SIZE
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.ipc_sysv.objects import IpcObject, IpcTable, now_seconds
 from polynix.kernelproc.tunables import Tunables
-from polynix.kernelproc.uapi.errno import EINVAL, ENOSPC
+from polynix.kernelproc.uapi.errno import EINVAL, ENOMEM, ENOSPC
 from polynix.kernelproc.uapi.fcntl import O_RDWR
 from polynix.kernelproc.uapi.structs import shmid64_ds
 from polynix.kernelproc.vfs.anon import AnonFileOps, AnonNodeOps
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SHM_DEST: Final = 0o1000  # of the mode, as IPC_STAT shows it: goes with its last attachment
 SHM_LOCKED: Final = 0o2000
 PAGE_SIZE: Final = 4096
+LARGEST_FILE: Final = (1 << 63) - 1
 
 
 class ShmFileSystem(FileSystemOps):
@@ -131,15 +133,17 @@ class SegmentTable(IpcTable[Segment]):
         self.fs = FileSystem(ShmFileSystem())
 
     def get(self, task: Task, key: int, size: int, flags: int) -> Segment:
-        """shmget(2). Errors: EEXIST, ENOENT, EINVAL (size), EACCES, ENOSPC."""
+        """shmget(2). Errors: EEXIST, ENOENT, EINVAL (size), EACCES, ENOSPC, ENOMEM (more than an address space holds)."""
         tunables = task.kernel.expando.get(Tunables)
 
         def make(identifier: int) -> Segment:
-            if size < 1 or size > tunables.get("kernel.shmmax"):
+            if size < 1 or size > min(tunables.get("kernel.shmmax"), LARGEST_FILE):
                 raise Errno(EINVAL)
             pages = sum(-(-each.size // PAGE_SIZE) for each in self.by_index.values())
             if pages - (-size // PAGE_SIZE) > tunables.get("kernel.shmall"):
                 raise Errno(ENOSPC)
+            if size > TASK_SIZE:
+                raise Errno(ENOMEM)
             return Segment(self, identifier, key, size, flags, task)
 
         return self.get_or_make(task, key, flags, lambda segment: size <= segment.size, make, tunables.get("kernel.shmmni"))

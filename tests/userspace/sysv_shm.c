@@ -52,6 +52,9 @@ CASE(keys) {
     FAILS(shmget(key, 100, IPC_CREAT | IPC_EXCL | 0600), EEXIST);
     FAILS(shmget(key, 101, 0600), EINVAL);
     FAILS(shmget(IPC_PRIVATE, 0, 0600), EINVAL);
+    FAILS(shmget(IPC_PRIVATE, 1ul << 62, 0600), ENOMEM);
+    FAILS(shmget(IPC_PRIVATE, 1ul << 63, 0600), EINVAL);
+    FAILS(shmget(IPC_PRIVATE, -(1ul << 26), 0600), EINVAL);
     struct shmid_ds status = of(id);
     CHECK(status.shm_perm.__key == key && status.shm_nattch == 0 && status.shm_atime == 0);
     char line[64];
