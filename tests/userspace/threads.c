@@ -419,12 +419,15 @@ CASE(robust_mutex_between_processes) {
     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
     pthread_mutex_init(shared, &attributes);
+    _Atomic int *locked = (_Atomic int *)(shared + 1);
     pid_t pid = CHILD({
         pthread_mutex_lock(shared);
-        sleep_ms(100);
+        *locked = 1;
+        sleep_ms(60);
         kill(getpid(), SIGKILL);
     });
-    sleep_ms(40);
+    while (!*locked)
+        sleep_ms(1);
     CHECK(pthread_mutex_lock(shared) == EOWNERDEAD);
     pthread_mutex_consistent(shared);
     pthread_mutex_unlock(shared);
