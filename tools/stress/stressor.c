@@ -437,13 +437,34 @@ static void end_futex(void)
 
 /* -- files ------------------------------------------------------------------------------------------------------------------------------ */
 
+struct names {
+    char path[256], renamed[256];
+};
+
+static struct names names_of(pid_t worker)
+{
+    struct names names;
+    const char *directory = getenv("TMPDIR");
+    if (!directory || strlen(directory) > 200 || access(directory, W_OK | X_OK))
+        directory = "/tmp";
+    snprintf(names.path, sizeof names.path, "%s/stress-%d", directory, worker);
+    snprintf(names.renamed, sizeof names.renamed, "%s/stress-%d.r", directory, worker);
+    return names;
+}
+
+static void remove_files(pid_t worker) /* what a killed one had no time to remove */
+{
+    struct names names = names_of(worker);
+    unlink(names.path);
+    unlink(names.renamed);
+}
+
 static void do_fs(void)
 {
     static char data[32768], got[32768];
-    char path[96], renamed[100];
     uint64_t seed = random_word(), size = (1 + below(sizeof data / 8)) * 8;
-    snprintf(path, sizeof path, "/tmp/stress-%d-%lu", getpid(), (unsigned long)(seed & 0xffff));
-    snprintf(renamed, sizeof renamed, "%s.r", path);
+    struct names names = names_of(getpid());
+    const char *path = names.path, *renamed = names.renamed;
     fill(data, size, seed);
     int64_t started = now_ns();
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
@@ -712,6 +733,7 @@ int main(int argc, char **argv)
             if (number == processes)
                 continue;
             me = &slots[number];
+            remove_files(pid);
             bool killed = WIFSIGNALED(code) && WTERMSIG(code) == SIGKILL && me->kills > me->restarts;
             if (!killed && code)
                 finding("worker %d ended with status %#x", number, code);
