@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from leftovers import SessionTraces
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
@@ -16,8 +17,25 @@ if TYPE_CHECKING:
 os.environ["POLYNIX_LOCKDEP"] = "1"  # the processes that tests start check the order of their locks, too
 
 
+TRACES = pytest.StashKey[SessionTraces]()
+LEFT = pytest.StashKey[list[str]]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: long runs, only by `make soak`")
+    if not hasattr(config, "workerinput"):  # workers belong to the session that started them
+        config.stash[TRACES] = SessionTraces()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Once the workers are gone: nothing may be left."""
+    traces = session.config.stash.get(TRACES, None)
+    if traces is not None:
+        session.config.stash[LEFT] = left = traces.settle()
+        traces.remove()
+        if left and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 class ByGuest(LoadScopeScheduling):  # type: ignore[misc]
@@ -53,13 +71,13 @@ def audit() -> Iterator[Audit]:
     from integration.audit import Audit
 
     audit = Audit()
-    yield audit
-    left = audit.settle()
-    if left and audit.all_may_be_dead:
-        assert audit.run(["true"]).code == 0  # names then go with the next start
-        left = audit.settle()
-    audit.close()
-    assert left == []
+    try:
+        yield audit
+        if audit.all_may_be_dead:
+            assert audit.run(["true"]).code == 0  # names then go with the next start
+        assert audit.settle() == []
+    finally:
+        audit.close()
 
 
 @pytest.fixture
@@ -78,7 +96,9 @@ def second_look(request: pytest.FixtureRequest) -> Callable[[Callable[[], None],
     return look
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(LEFT, []):
+        terminalreporter.write_line(f"left behind by the tests: {line}", red=True)
     expected = [report for report in terminalreporter.stats.get("xfailed", []) if "userspace" in report.nodeid]
     if expected or terminalreporter.stats.get("passed"):
         again = [value for report in terminalreporter.stats.get("passed", []) for key, value in report.user_properties if key == "second look"]

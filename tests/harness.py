@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from leftovers import MARK
+
 ROOT = Path(__file__).resolve().parent.parent
 POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,6 +43,8 @@ def environment(home: Path | str, **extra: str) -> dict[str, str]:
         "SHELL": "/bin/bash",
         "PWD": str(home),
         "POLYNIX_LOCKDEP": "1",
+        "TMPDIR": tempfile.gettempdir(),
+        MARK: os.environ.get(MARK, ""),
     }
     return {**base, **extra}
 
@@ -126,7 +130,7 @@ def run_polynix(argv: Sequence[str], *, flags: Sequence[str] = (), **options: ob
 @contextmanager
 def directory(label: str) -> Iterator[Path]:
     """A temporary directory that is gone afterwards, whatever modes the test left in it."""
-    path = Path(tempfile.mkdtemp(prefix=f"polynix-{label}-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix=f"polynix-{label}-"))
     path.chmod(0o755)
     try:
         yield path

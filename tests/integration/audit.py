@@ -21,7 +21,7 @@ from harness import POLYNIX, Outcome, environment, execute
 
 GUESTS = Path(__file__).parent / "guests"
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 30.0  # a busy machine's; what is all right takes as long as it takes
 AT_ONCE = 4
 
 

@@ -176,13 +176,8 @@ def test_the_death_of_the_calling_program_ends_the_container(tmp_path: Path) -> 
         "process = container.spawn(['sleep', '1000'])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    runtime = Path("/tmp") / f"polynix-test-{os.getpid()}"
-    runtime.mkdir(mode=0o700)
-    try:
-        subprocess.run([sys.executable, "-c", script], env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)}, timeout=60, check=False)
-        deadline = time.monotonic() + 2
-        while os.listdir(runtime) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert os.listdir(runtime) == []
-    finally:
-        runtime.rmdir()
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}, timeout=60, check=False)
+    deadline = time.monotonic() + 2
+    while os.listdir(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert os.listdir(tmp_path) == []

@@ -78,7 +78,7 @@ def test_command_line_is_signalled_at_any_moment(audit: Audit, number: signal.Si
             time.sleep(generator.random() * 0.4)
             process.send_signal(number)
         for process in running:
-            assert process.wait(10) in (-number, 128 + number, *LOADING.get(number, ()))
+            assert process.wait(60) in (-number, 128 + number, *LOADING.get(number, ()))
 
 
 @pytest.mark.timeout(60)

@@ -72,6 +72,15 @@ def test_linux_passes(program: Path, tmp_path: Path) -> None:
     assert int(slots["histogram"].sum()) == int(slots["operations"].sum())
 
 
+def test_killed_workers_leave_no_files(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    monkeypatch.setenv("TMPDIR", str(files))
+    slots = run_native(program, tmp_path, "fs", 4, 2.0, kills=100)
+    assert slots["kills"].sum() >= 20
+    assert list(files.iterdir()) == []
+
+
 def test_a_seed_repeats_what_workers_do(program: Path, tmp_path: Path) -> None:
     first, again = (run_native(program, tmp_path, "mem,fs", 4, 0.3) for _ in range(2))
     assert first["seed"].tolist() == again["seed"].tolist() and len(set(first["seed"].tolist())) == 4
@@ -227,8 +236,9 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.timeout(200)
 def test_a_cluster_of_several_workers_gives_one_result(tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, worker_dashboard_address=None) as cluster:
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    options = dict(processes=True, dashboard_address=None, worker_dashboard_address=None)
+    with dask.config.set(temporary_directory=tmp_path), distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
         page = tmp_path / "report.html"
         arguments = ["--containers", "3", "--processes", "7", "--duration", "3s", "--mix", ALL, "--cluster", cluster.scheduler_address]
         result, document = stress(tmp_path, *arguments, "--report", str(page), timeout=150)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import harness
 import pytest
 from harness import PATH
 
@@ -40,7 +41,7 @@ def environment(home: Path) -> dict[str, str]:
     runtime = home / "runtime"
     runtime.mkdir(mode=0o700)
     path = f"{Path(sys.executable).parent}:{PATH}"
-    return {"XDG_RUNTIME_DIR": str(runtime), "PATH": path, "HOME": str(home), "LC_ALL": "C.UTF-8", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    return harness.environment(home, XDG_RUNTIME_DIR=str(runtime), TMPDIR=str(home), PATH=path, PYTHONUNBUFFERED="1")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -46,7 +46,7 @@ def test_command_line_is_signalled_at_any_moment(audit: Audit, number: signal.Si
             time.sleep(generator.random() * 0.2)
             process.send_signal(number)
         for process in running:
-            process.wait(10)
+            process.wait(60)
         if number != signal.SIGKILL:
             assert audit.settle() == []
     audit.all_may_be_dead = number == signal.SIGKILL
