@@ -21,7 +21,7 @@ from polynix.addrspace._usercopy import MemoryObject
 log = logging.getLogger(__name__)
 
 CLONE_NEWNS = 0x20000
-MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x20, 0x4000, 0x40000
 SHM_DIRECTORY = "/dev/shm"
 MINIMUM_SHM = 256 << 20  # a smaller /dev/shm is no place for guests
 
@@ -38,6 +38,7 @@ class RegionFactory:
     def __init__(self, memory_limit: int = 0, force_memfd: bool = False) -> None:
         self.memory_limit = memory_limit
         self.limit = memory_limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        self.bound = self.limit  # in force; less while the host is short of memory
         self._objects: dict[int, weakref.ref[MemoryObject]] = {}  # what has no bound of its own is counted
         self.kind = "memfd"
         if not force_memfd:
@@ -66,7 +67,13 @@ class RegionFactory:
 
     def room(self) -> int:
         """Bytes that may still be filled at one go, where nothing but ourselves bounds them."""
-        return 1 << 62 if self.kind == "private-tmpfs" else max(0, self.limit - self.used_bytes())
+        return 1 << 62 if self.kind == "private-tmpfs" else max(0, self.bound - self.used_bytes())
+
+    def set_bound(self, size: int) -> None:
+        """Allow guests ``size`` bytes from now on, in place of ``limit``; not less than they have already."""
+        size = min(size, self.limit)
+        if size != self.bound and (self.kind != "private-tmpfs" or self._resize_private_tmpfs(size)):
+            self.bound = size
 
     def _new(self, label: bytes, size: int) -> MemoryObject:
         fd = self._open(label)
@@ -98,6 +105,11 @@ class RegionFactory:
         if libc.mount(b"polynix", SHM_DIRECTORY.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options) != 0:
             return False
         return self._executable_shm()
+
+    def _resize_private_tmpfs(self, size: int) -> bool:
+        """False when more is in use by now."""
+        flags = MS_REMOUNT | MS_NOSUID | MS_NODEV
+        return ctypes.CDLL(None).mount(b"polynix", SHM_DIRECTORY.encode(), b"tmpfs", flags, f"size={size}".encode()) == 0  # type: ignore[no-any-return]
 
     def _shm_usable(self) -> bool:
         try:

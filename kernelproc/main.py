@@ -166,8 +166,8 @@ def build_kernel(options: ContainerOptions) -> Kernel:
         kernel.stubs.prime()
     except OSError as error:
         raise BootError(f"cannot start restricted processes: {_reason(error)}") from error
+    MemoryWatch(kernel)
     if kernel.memory.kind != "private-tmpfs":
-        MemoryWatch(kernel)
         MemoryManager.room = kernel.memory.room  # type: ignore[method-assign]
     kernel.expando.get(Notes).attach(kernel)
     return kernel

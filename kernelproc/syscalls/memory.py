@@ -81,7 +81,7 @@ def populate(task: Task, start: int, end: int) -> bool:
     memory = task.kernel.memory
     if needed > SMALL_POPULATE:
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        if needed > min(memory.limit - memory.used_bytes(), host // 2):
+        if needed > min(memory.bound - memory.used_bytes(), host // 2):
             return False
     mm.populate(start, end)
     return True

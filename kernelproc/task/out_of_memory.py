@@ -2,13 +2,18 @@
 
 On a tmpfs of the kernel's own the shortage is a SIGBUS at the first touch of a page (``wait_for_memory``). Other kinds of memory have no
 bound of their own: there the kernel looks at what is in use from time to time (``MemoryWatch``), so a guest may overshoot for a moment.
+
+Containers don't know of each other, nor of what else the host runs; their limits together may be more than it has. So each kernel also looks
+at what the host has left, and stops growing before the host's own killer would choose among processes that it knows nothing about.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
+from polynix.addrspace.host_memory import MEMINFO, HostMemory, host_memory
 from polynix.kernelproc.task.exit import begin_group_exit
 from polynix.kernelproc.uapi.signal import SIGKILL
 from polynix.kernelproc.wait_queue import WaitQueue
@@ -25,6 +30,8 @@ MILLISECOND = 1_000_000
 RETRY_NS = 2 * MILLISECOND
 PATIENCE_NS = 2000 * MILLISECOND  # after that a victim's memory is not waited for any more
 IDLE_NS, BUSY_NS, NEAR_NS = 1000 * MILLISECOND, 50 * MILLISECOND, 10 * MILLISECOND  # between two looks
+NEAR_SHARE, RESERVE_SHARE, ALWAYS_SHARE = 4, 16, 128  # parts of the host's memory: a short supply, what guests leave free, what each container may have
+SLACK = 1 << 20  # what guests may take while they are being bounded
 
 
 class Victims:
@@ -74,16 +81,30 @@ async def wait_for_memory(task: Task) -> None:
 
 
 class MemoryWatch:
-    """Looks at the memory in use, the more often the nearer the limit is."""
+    """Looks at the memory in use, here and on the host, the more often the nearer a limit is."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self._meminfo = os.open(MEMINFO, os.O_RDONLY | os.O_CLOEXEC)
         self.look()
 
     def look(self) -> None:
-        kernel = self.kernel
-        used, limit = kernel.memory.used_bytes(), kernel.memory.limit
-        if used > limit:
+        kernel, memory = self.kernel, self.kernel.memory
+        host = host_memory(self._meminfo)
+        used = memory.used_bytes()
+        memory.set_bound(bound_on_host(host, used, memory.bound))
+        unbounded = memory.kind != "private-tmpfs"
+        if unbounded and used > memory.bound:
             kill_the_biggest(kernel)
-        pause = NEAR_NS if used > limit // 2 else BUSY_NS if kernel.monitor.running else IDLE_NS
+        near = host.available < host.total // NEAR_SHARE or (unbounded and used > memory.limit // 2)
+        pause = IDLE_NS if not kernel.monitor.running else NEAR_NS if near else BUSY_NS
         kernel.engine.call_later(pause, self.look)
+
+
+def bound_on_host(host: HostMemory, used: int, bound: int) -> int:
+    """How many bytes the guests of a container may have that use ``used`` and might have had ``bound``: never all that is left, since others look
+    at the same time.
+    """
+    room = host.available - host.total // RESERVE_SHARE
+    allowed = used + room // 2 if room > 0 else min(bound, used + SLACK)
+    return max(allowed, host.total // ALWAYS_SHARE)

@@ -95,6 +95,20 @@ def test_a_directory_for_names_that_is_not_there(audit: Audit) -> None:
     assert outcome.code == 0, outcome  # Python's tempfile falls back to /tmp
 
 
+@pytest.mark.skipif(not ROOT, reason="needs root to show another /proc/meminfo")
+@pytest.mark.parametrize("variables", [{}, {"POLYNIX_FORCE_MEMFD": "1"}], ids=["tmpfs", "memfd"])
+def test_a_host_that_is_short_of_memory(audit: Audit, variables: dict[str, str]) -> None:
+    """Whoever grows is killed by the container's kernel, long before its own limit; small ones go on, and it may grow once there is memory."""
+    meminfo = audit.directory / "meminfo"
+    show = ["unshare", "-m", "sh", "-c", f'mount --bind {meminfo} /proc/meminfo && exec "$@"', "sh"]
+    grow = ["/usr/bin/python3", "-c", "import sys; chunks = [bytearray(1 << 20) for _ in range(int(sys.argv[1]))]; print(len(chunks))"]
+    for available, megabytes, status in ((100, 400, 137), (100, 20, 0), (4000, 400, 0)):
+        meminfo.write_text(f"MemTotal: {4096 << 10} kB\nMemFree: 1000 kB\nMemAvailable: {available << 10} kB\n")
+        outcome = wrapped(audit, show, *grow, str(megabytes), **variables)
+        assert outcome.code == status, (available, megabytes, outcome)
+        assert (b"out of memory: killing" in outcome.err) == (status == 137)
+
+
 # -- programs ------------------------------------------------------------------------------------------------------------------------------------
 
 TRUE = Path(shutil.which("true") or "/bin/true").read_bytes()
