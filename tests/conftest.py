@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from integration.audit import Audit
 
 os.environ["POLYNIX_LOCKDEP"] = "1"  # the processes that tests start check the order of their locks, too
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # by nohup or a shell's `&`, and what tests start would ignore them as well
+        signal.signal(number, handler)
+DESCRIPTORS = 300  # that worlds of earlier tests may hold: they are cycles, and collections are rare
 
 
 TRACES = pytest.StashKey[SessionTraces]()
@@ -36,6 +42,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         traces.remove()
         if left and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    if len(os.listdir("/proc/self/fd")) > DESCRIPTORS:
+        gc.collect()
 
 
 class ByGuest(LoadScopeScheduling):  # type: ignore[misc]

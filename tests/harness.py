@@ -123,8 +123,9 @@ def run_native(argv: Sequence[str], **options: object) -> Outcome:
 
 
 def run_polynix(argv: Sequence[str], *, flags: Sequence[str] = (), **options: object) -> Outcome:
-    """The program under ``polynix run``."""
-    return execute([*POLYNIX, "run", *flags, "--", *argv], **options)  # type: ignore[arg-type]
+    """The program under ``polynix run``, as the user that it is on the host."""
+    user = [f"--user={os.geteuid()}:{os.getegid()}"] if os.geteuid() else []
+    return execute([*POLYNIX, "run", *user, *flags, "--", *argv], **options)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -216,8 +216,10 @@ def outcome(system: Host, call: tuple[Any, ...]) -> Any:
 
 def tmpfs_guest(_directory: str) -> Guest:
     world = World()
-    world.mkdir(b"/top")
-    world.mkdir(b"/top/work")
+    for path in (b"/top", b"/top/work"):
+        world.mkdir(path)
+        node = world.place(path).node
+        node.uid, node.gid = os.geteuid(), os.getegid()
     return Guest(world)
 
 

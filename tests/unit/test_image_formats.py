@@ -31,11 +31,12 @@ from polynix.runner.manager import ContainerManager, ManagerThreads
 from polynix.runner.service_directory import ServiceDirectory
 
 PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+MKE2FS = ["mke2fs", "-q", "-E", f"root_owner={os.geteuid()}:{os.getegid()}"]
 MAKERS: dict[str, list[str]] = {
-    "ext4": ["mke2fs", "-q", "-t", "ext4", "-d", "TREE", "IMAGE", "12M"],
-    "ext4-1k": ["mke2fs", "-q", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^64bit", "-d", "TREE", "IMAGE", "12M"],
-    "ext3": ["mke2fs", "-q", "-t", "ext3", "-d", "TREE", "IMAGE", "12M"],
-    "ext2": ["mke2fs", "-q", "-t", "ext2", "-b", "1024", "-I", "128", "-d", "TREE", "IMAGE", "12M"],
+    "ext4": [*MKE2FS, "-t", "ext4", "-d", "TREE", "IMAGE", "12M"],
+    "ext4-1k": [*MKE2FS, "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^64bit", "-d", "TREE", "IMAGE", "12M"],
+    "ext3": [*MKE2FS, "-t", "ext3", "-d", "TREE", "IMAGE", "12M"],
+    "ext2": [*MKE2FS, "-t", "ext2", "-b", "1024", "-I", "128", "-d", "TREE", "IMAGE", "12M"],
     "gzip": ["mksquashfs", "TREE", "IMAGE", "-comp", "gzip"],
     "xz": ["mksquashfs", "TREE", "IMAGE", "-comp", "xz", "-b", "16K"],
     "zstd": ["mksquashfs", "TREE", "IMAGE", "-comp", "zstd", "-b", "1M"],
@@ -222,7 +223,7 @@ def small_images() -> Iterator[dict[str, bytes]]:
         os.setxattr(tree / "d", "user.name", b"value" * 30)
         makers = {"ext4": ["-t", "ext4", "-b", "1024", "-N", "48", "-O", "^has_journal"], "ext2": ["-t", "ext2", "-b", "1024", "-N", "48"]}
         for kind, flags in makers.items():
-            subprocess.run(["mke2fs", "-q", *flags, "-d", tree, root / kind, "256K"], check=True, env={"PATH": PATH})
+            subprocess.run([*MKE2FS, *flags, "-d", tree, root / kind, "256K"], check=True, env={"PATH": PATH})
         for kind in ("gzip", "plain"):
             make(kind, tree, root / kind)
         yield {kind: (root / kind).read_bytes() for kind in ("ext4", "ext2", "gzip", "plain")}
