@@ -44,8 +44,8 @@ class Clock(Protocol):
     def until(self, deadline_ns: int) -> int:
         """How long it is to a deadline of CLOCK_MONOTONIC, or to a :class:`BoottimeDeadline`; negative when it has passed."""
 
-    def stop(self) -> None:
-        """CLOCK_MONOTONIC stands still from now on. Nobody runs guest code until :meth:`go_on`."""
+    def stop(self, since_ns: int | None = None) -> None:
+        """CLOCK_MONOTONIC stands still from now on, or has done so since ``since_ns`` of the host's. Nobody runs guest code from then until :meth:`go_on`."""
 
     def go_on(self) -> None:
         """CLOCK_MONOTONIC goes on where it stopped."""
@@ -66,9 +66,9 @@ class HostClock:
     def stopped(self) -> bool:
         return self._stopped_at is not None
 
-    def stop(self) -> None:
-        if self._stopped_at is None:
-            self._stopped_at = self.monotonic_ns()
+    def stop(self, since_ns: int | None = None) -> None:
+        now = self.monotonic_ns()
+        self._stopped_at = now if since_ns is None else min(now, since_ns - self.suspended_ns)
 
     def go_on(self) -> None:
         if self._stopped_at is not None:

@@ -6,17 +6,20 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from polynix.ipc.async_client import Client
 from polynix.ipc.fidl import FidlError
 from polynix.ipc.objects import ZxStatus
-from polynix.ipc.protocols.power import Power
+from polynix.ipc.protocols.power import Power, PowerWakeUpRequest
 
 log = logging.getLogger(__name__)
 
 KERNEL_DEADLINE_SECONDS = 3.0  # the kernel itself gives guests a second to come out
+_LATE_ANSWER_SECONDS = 1.0  # that a kernel which didn't answer has at the end
+_GRACE_SECONDS = 0.1  # between its look at the time and what it does then
 _STOP_PAUSE_SECONDS = 0.002
 _STOP_DEADLINE_SECONDS = 5.0
 
@@ -33,6 +36,7 @@ class ProcessHold:
         self.kernel_pid = kernel_pid
         self.deadline_seconds = deadline_seconds
         self._stopped: dict[int, int] = {}  # by the host: pid -> pidfd
+        self._stopped_since_ns: int | None = None  # all of them; of CLOCK_MONOTONIC
 
     @property
     def stopped_by_host(self) -> bool:
@@ -56,14 +60,18 @@ class ProcessHold:
     async def release(self) -> None:
         """They go on. Not being held is no error."""
         stopped, self._stopped = self._stopped, {}
+        request = PowerWakeUpRequest()
+        if self._stopped_since_ns is not None:
+            request.stopped_since_ns, self._stopped_since_ns = self._stopped_since_ns, None
+            request.expires_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + round(_LATE_ANSWER_SECONDS * 1e9)
+        waking = asyncio.ensure_future(self.power.proxy.wake_up(request))
+        waking.add_done_callback(_forget)
+        # A kernel that didn't answer may do so now, and sets the clock before its processes go on; or later, and then leaves the clock alone.
+        await asyncio.wait([waking], timeout=_LATE_ANSWER_SECONDS + _GRACE_SECONDS if stopped else self.deadline_seconds)
         for descriptor in stopped.values():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGCONT)
             os.close(descriptor)
-        waking = asyncio.ensure_future(self.power.proxy.wake_up())
-        waking.add_done_callback(_forget)
-        if not stopped:  # a kernel that didn't answer may do so later; then it will find that, too
-            await asyncio.wait([waking], timeout=self.deadline_seconds)
 
     async def _stop_all(self) -> None:
         """SIGSTOP every restricted process, pass after pass until one finds no new one, and then wait until they stand. Errors: HoldError."""
@@ -74,6 +82,7 @@ class ProcessHold:
             if asyncio.get_running_loop().time() > deadline:
                 raise HoldError(f"processes {running} do not stop")
             await asyncio.sleep(_STOP_PAUSE_SECONDS)
+        self._stopped_since_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
     def _stop_new(self) -> bool:
         found = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polynix.ipc.bindings import FidlProtocol, Openness, protocol, two_way
-from polynix.ipc.fidl import STRING, member, table
+from polynix.ipc.fidl import INT64, STRING, member, table
 
 
 @table
@@ -17,6 +17,17 @@ from polynix.ipc.fidl import STRING, member, table
 class PowerInspectResponse:
     json: str | None = member(1, STRING)
     """Wakeup sources and what became of suspends, as text."""
+
+
+@table
+@dataclass(kw_only=True)
+class PowerWakeUpRequest:
+    """For a kernel that did not answer ``fall_asleep``, so that the host stopped its guests. Times are of the host's CLOCK_MONOTONIC."""
+
+    stopped_since_ns: int | None = member(1, INT64)
+    """The container's clock has stood still since then."""
+    expires_ns: int | None = member(2, INT64)
+    """From then on guests may run without the kernel having said so: it is too late to set their clock back."""
 
 
 @protocol("polynix.container.Power", openness=Openness.OPEN)
@@ -29,7 +40,7 @@ class Power(FidlProtocol):
         raise NotImplementedError
 
     @two_way()
-    async def wake_up(self) -> None:
+    async def wake_up(self, request: PowerWakeUpRequest) -> None:
         """Let time and guests go on. Being awake is no error."""
         raise NotImplementedError
 

@@ -117,9 +117,11 @@ class PowerManager:
         if self.wakes_for_work and self.asleep and not self.sleeps_for_others:
             self.wake(WORK)
 
-    def wake_up(self) -> None:
-        """Let time and guests go on. Being awake is no error."""
+    def wake_up(self, stopped_since_ns: int | None = None) -> None:
+        """Let time and guests go on. Being awake is no error. The host has stopped all guests at ``stopped_since_ns`` of its CLOCK_MONOTONIC, if at all."""
         hold, self._hold = self._hold, None
+        if stopped_since_ns is not None:
+            self.kernel.clock.stop(stopped_since_ns)
         self.kernel.clock.go_on()
         if hold is not None:
             hold.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from polynix.ipc.bindings import MethodError, UnknownMethodError
@@ -16,7 +17,7 @@ from polynix.ipc.protocols.manager import (
     ManagerSuspendContainerResponse,
     SuspendError,
 )
-from polynix.ipc.protocols.power import Power, PowerInspectResponse
+from polynix.ipc.protocols.power import Power, PowerInspectResponse, PowerWakeUpRequest
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import ZxStatus
 from polynix.kernelproc.fidl_loop import EngineClient, EngineServer
@@ -47,9 +48,10 @@ class PowerServer(Power):
         self.put_to_sleep = True
         await self.power.fall_asleep()
 
-    async def wake_up(self) -> None:
+    async def wake_up(self, request: PowerWakeUpRequest) -> None:
         self.put_to_sleep = False
-        self.power.wake_up()
+        in_time = request.expires_ns is None or time.clock_gettime_ns(time.CLOCK_MONOTONIC) < request.expires_ns
+        self.power.wake_up(request.stopped_since_ns if in_time else None)
 
     def closed(self) -> None:
         """A client that goes away leaves nobody asleep."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from polynix.ipc.protocols.manager import (
     SuspendError,
 )
 from polynix.ipc.protocols.power import Power
+from polynix.kernelproc.clock import TICK_NS
 from polynix.runner.async_channel import unbounded
 from polynix.runner.broker import Broker
 from polynix.runner.process_hold import ProcessHold
@@ -122,6 +124,22 @@ class World:
     async def until_asleep(self) -> None:
         while not self.context.asleep:
             await asyncio.sleep(0.005)
+
+
+# Counts as word 2, and keeps there how far CLOCK_MONOTONIC is behind CLOCK_BOOTTIME, and whether it was ever seen to go back.
+LAG, WENT_BACK = 10, 11
+CLOCK_READER = """
+import mmap, time
+file = open("/mnt/counters", "r+b")
+words = memoryview(mmap.mmap(file.fileno(), 4096)).cast("Q")
+last, start = 0, time.clock_gettime_ns(7) - time.monotonic_ns()
+while True:
+    now = time.monotonic_ns()
+    words[11] += now < last
+    last = now
+    words[10] = max(0, time.clock_gettime_ns(7) - now - start)
+    words[2] += 1
+"""
 
 
 def runs(scenario: Callable[[World], Awaitable[None]]) -> Callable[[Audit], None]:
@@ -355,19 +373,46 @@ async def test_a_kernel_that_does_not_answer(world: World) -> None:
 
 @runs
 async def test_a_kernel_that_answers_again_while_its_processes_are_stopped(world: World) -> None:
-    async with world.started(counting(2)):
-        await world.wait_for_progress(2)
+    """They stay where they are; and their clock, which the kernel could not stop, has stood still all the same when they go on."""
+    async with world.started(["bash", "-c", f"{' '.join(counting(2))} & exec python3 -c '{CLOCK_READER}'"]):
+        await world.wait_for_progress(3)
         kernel = world.processes.kernel_pid
         os.kill(kernel, signal.SIGSTOP)
         suspending = asyncio.create_task(world.context.suspend_until_woken())
         await world.until_asleep()
+        asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        await asyncio.sleep(0.5)
         os.kill(kernel, signal.SIGCONT)
-        before = world.held.words[:2].tolist()
+        before = world.held.words[:3].tolist()
         await asyncio.sleep(2.5)  # its own patience with them ends
-        assert world.held.words[:2].tolist() == before
+        assert world.held.words[:3].tolist() == before
+        asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - asleep
         await world.context.resume()
         await suspending
+        await world.wait_for_progress(3, before)
+        assert world.held.words[LAG] >= asleep - TICK_NS
+        assert world.held.words[WENT_BACK] == 0
+
+
+@runs
+async def test_a_kernel_that_answers_when_it_is_over(world: World) -> None:
+    """Guests have run by then: their clock does not go back."""
+    async with world.started(["bash", "-c", f"{' '.join(counting(2))} & exec python3 -c '{CLOCK_READER}'"]):
+        await world.wait_for_progress(3)
+        kernel = world.processes.kernel_pid
+        os.kill(kernel, signal.SIGSTOP)
+        suspending = asyncio.create_task(world.context.suspend_until_woken())
+        await world.until_asleep()
+        await asyncio.sleep(0.5)
+        before = world.held.words[:2].tolist()
+        await world.context.resume()
+        await suspending
+        await asyncio.sleep(0.5)
+        os.kill(kernel, signal.SIGCONT)
         await world.wait_for_progress(2, before)
+        now = world.held.words[2]
+        await world.wait_for_progress(3, [*before, now + 100])
+        assert world.held.words[WENT_BACK] == 0 and world.held.words[LAG] < 400_000_000
 
 
 @runs
@@ -429,5 +474,3 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return "Z"
-
-
