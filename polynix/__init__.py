@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polynix.runner.client import Runner as Runner
     from polynix.runner.container import Container as Container
-    from polynix.runner.container import Process as Process
     from polynix.runner.container import run as run
     from polynix.runner.errors import ContainerError as ContainerError
+    from polynix.runner.process import Process as Process
     from polynix.runner.streams import DEVNULL as DEVNULL
     from polynix.runner.streams import PIPE as PIPE
     from polynix.runner.streams import STDOUT as STDOUT
@@ -30,6 +30,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
-        places = {"ContainerError": "errors", "Runner": "client", "PIPE": "streams", "STDOUT": "streams", "DEVNULL": "streams"}
+        places = {"ContainerError": "errors", "Process": "process", "Runner": "client", "PIPE": "streams", "STDOUT": "streams", "DEVNULL": "streams"}
         return getattr(importlib.import_module(f"polynix.runner.{places.get(name, 'container')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

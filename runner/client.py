@@ -44,7 +44,8 @@ from polynix.runner.log_records import LastLines, Record, parse_records
 from polynix.runner.run_directory import service_path
 
 if TYPE_CHECKING:
-    from polynix.runner.container import Argument, Container
+    from polynix.runner.container import Container
+    from polynix.runner.process import Argument
 
 _COMMAND_SHOWN = 200
 _TEXTS = {
@@ -125,7 +126,7 @@ class Runner:
         self, specification: Container, args: Sequence[Argument], *, name: str | None = None, interactive: bool = False, terminal: bool = False
     ) -> str:
         """:meth:`start`, in a container like ``specification``."""
-        from polynix.runner.container import encode_argument
+        from polynix.runner.process import encode_argument
 
         argv = [encode_argument(argument) for argument in args]
         environment = [os.fsencode(variable) for variable in parameters.environment_list(specification.environment)]

@@ -9,7 +9,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polynix.runner.container import Process
+    from polynix.runner.process import Process
 
 PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT

@@ -8,8 +8,9 @@ import sys
 from typing import Any
 
 from polynix.runner import parameters
-from polynix.runner.container import Container, Process
+from polynix.runner.container import Container
 from polynix.runner.errors import ContainerError
+from polynix.runner.process import Process
 from polynix.tools.host_terminal import HostTerminal
 
 EXIT_ERROR, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 125, 126, 127

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from polynix.runner.container import Container, Process
+from polynix.runner.container import Container
 from polynix.runner.errors import ContainerError
+from polynix.runner.process import Process
 from polynix.tools.inspect_kernels import print_table
 from polynix.tools.inspection import InspectionError
 from polynix.tools.profile.result import Extras, build_result, violations

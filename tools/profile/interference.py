@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from polynix.runner.container import Container, Process
+from polynix.runner.container import Container
+from polynix.runner.process import Process
 from polynix.runner.streams import DEVNULL
 from polynix.tools.inspection import Inspection
 from polynix.tools.profile.accounts import process_rows, thread_rows

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from polynix.runner.container import Container, Process
+from polynix.runner.container import Container
 from polynix.runner.errors import ContainerError
 from polynix.runner.hooks import Hook
 from polynix.runner.parameters import parse_hook
+from polynix.runner.process import Process
 from polynix.runner.streams import PIPE
 from polynix.tools.inspection import Inspection, InspectionError
 from polynix.tools.selection import NoKernel
