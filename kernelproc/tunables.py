@@ -29,6 +29,7 @@ _LONG_MAX: Final = (1 << 63) - 1
 _UNLIMITED_SHARED_MEMORY: Final = 18446744073692774399
 
 TUNABLES: Final[dict[str, Tunable]] = {
+    "fs.aio-max-nr": _obeyed(65536),
     "fs.file-max": Tunable(_LONG_MAX),
     "fs.mqueue.msg_default": _obeyed(10, 1, 65536),
     "fs.mqueue.msg_max": _obeyed(10, 1, 65536),

@@ -76,7 +76,7 @@ LAYOUTS: tuple[Layout, ...] = (
     layout("msginfo", "struct msginfo", "linux/msg.h", "msgpool msgmap msgmax msgmnb msgmni msgssz msgtql msgseg"),
     layout("mq_attr", "struct mq_attr", "linux/types.h linux/mqueue.h", "mq_flags mq_maxmsg mq_msgsize mq_curmsgs"),
     layout("iocb", "struct iocb", "linux/types.h linux/fs.h linux/aio_abi.h",
-           "aio_data aio_rw_flags aio_lio_opcode aio_reqprio aio_fildes aio_buf aio_nbytes aio_offset aio_flags aio_resfd"),
+           "aio_data aio_rw_flags aio_lio_opcode aio_reqprio aio_fildes aio_buf aio_nbytes aio_offset aio_reserved2 aio_flags aio_resfd"),
     layout("io_event", "struct io_event", "linux/types.h linux/fs.h linux/aio_abi.h", "data obj res res2"),
     layout("inotify_event", "struct inotify_event", "linux/inotify.h", "wd mask cookie len"),
     layout("fsxattr", "struct fsxattr", "linux/fs.h", "fsx_xflags fsx_extsize fsx_nextents fsx_projid fsx_cowextsize"),

@@ -2,6 +2,7 @@
 
 from polynix.kernelproc.syscalls import (  # noqa: F401
     advice,
+    aio,
     attributes,
     credentials,
     directory,

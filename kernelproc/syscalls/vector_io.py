@@ -15,6 +15,7 @@ from polynix.kernelproc.vfs.buffers import UserInputBuffer, UserOutputBuffer
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
+    from polynix.kernelproc.vfs.file_object import FileObject
     from polynix.kernelproc.vfs.ops import Result
 
 _SUPPORTED_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND
@@ -50,9 +51,13 @@ def _preadv(task: Task, fd: int, iov: UserAddress, count: int, offset: int, flag
     buffers = import_iovec(task, iov, count)
     if file.flags & UNREADABLE:
         return -EBADF
+    return read_with_flags(file, UserOutputBuffer(task.user, buffers), offset, flags)
+
+
+def read_with_flags(file: FileObject, out: UserOutputBuffer, offset: int, flags: int) -> Result:
+    """Read at ``offset`` (-1: at the file's own, which advances), RWF_* ``flags`` obeyed, a file that is known to be readable."""
     if flags & ~_SUPPORTED_RWF:
         return -EOPNOTSUPP
-    out = UserOutputBuffer(task.user, buffers)
     nonblocking = True if flags & RWF_NOWAIT else None
     if offset == -1:
         return read_into(file, file.offset, out, advance=file.ops.seekable, nonblocking=nonblocking)
@@ -89,6 +94,11 @@ def _pwritev(task: Task, fd: int, iov: UserAddress, count: int, offset: int, fla
     buffers = import_iovec(task, iov, count)
     if not is_writable(file.flags):
         return -EBADF
+    return write_with_flags(task, file, UserInputBuffer(task.user, buffers), offset, flags)
+
+
+def write_with_flags(task: Task, file: FileObject, data: UserInputBuffer, offset: int, flags: int) -> Result:
+    """Write at ``offset`` (-1: at the file's own, which advances), RWF_* ``flags`` obeyed, to a file that is known to be writable."""
     if flags & ~_SUPPORTED_RWF:
         return -EOPNOTSUPP
     if flags & RWF_APPEND and flags & RWF_NOAPPEND:
@@ -99,7 +109,7 @@ def _pwritev(task: Task, fd: int, iov: UserAddress, count: int, offset: int, fla
         task,
         file,
         file.offset if offset == -1 else offset,
-        UserInputBuffer(task.user, buffers),
+        data,
         advance=advance,
         append=append,
         nonblocking=True if flags & RWF_NOWAIT else None,

@@ -14,6 +14,7 @@ from polynix.kernelproc.signals import job_control, send
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.signals.wake import kick
 from polynix.kernelproc.task import cpu_time, futex, wait
+from polynix.kernelproc.task.aio import AioContexts
 from polynix.kernelproc.uapi.poll import POLLIN
 from polynix.kernelproc.uapi.signal import SIGCHLD, SIGKILL
 
@@ -218,6 +219,7 @@ def leave_address_space(task: Task) -> None:
     slot = task.slot
     mm.users -= 1
     if not mm.users:
+        task.kernel.expando.get(AioContexts).release(mm)
         task.group.max_rss = max(task.group.max_rss, mm.resident_bytes())
     if task.borrowed_from is not None:
         # The host thread goes back to the vfork parent: see release_vfork_parent.

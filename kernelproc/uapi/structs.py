@@ -876,6 +876,7 @@ class _iocb_fields(NamedTuple):
     aio_buf: int = 0
     aio_nbytes: int = 0
     aio_offset: int = 0
+    aio_reserved2: int = 0
     aio_flags: int = 0
     aio_resfd: int = 0
 
@@ -884,22 +885,23 @@ class iocb(_iocb_fields):
     """struct iocb (linux/types.h, linux/fs.h, linux/aio_abi.h): 64 bytes."""
 
     __slots__ = ()
-    FORMAT: ClassVar = Struct("<Q4xiHhIQQq8xII")
+    FORMAT: ClassVar = Struct("<Q4xiHhIQQqQII")
     SIZE: ClassVar = 64
     OFFSETS: ClassVar[dict[str, int]] = {
         "aio_data": 0, "aio_rw_flags": 12, "aio_lio_opcode": 16, "aio_reqprio": 18, "aio_fildes": 20, "aio_buf": 24,
-        "aio_nbytes": 32, "aio_offset": 40, "aio_flags": 56, "aio_resfd": 60,
+        "aio_nbytes": 32, "aio_offset": 40, "aio_reserved2": 48, "aio_flags": 56, "aio_resfd": 60,
     }
 
     @staticmethod
     def pack(
         *,
         aio_data: int = 0, aio_rw_flags: int = 0, aio_lio_opcode: int = 0, aio_reqprio: int = 0, aio_fildes: int = 0,
-        aio_buf: int = 0, aio_nbytes: int = 0, aio_offset: int = 0, aio_flags: int = 0, aio_resfd: int = 0,
+        aio_buf: int = 0, aio_nbytes: int = 0, aio_offset: int = 0, aio_reserved2: int = 0, aio_flags: int = 0,
+        aio_resfd: int = 0,
     ) -> bytes:
         return iocb.FORMAT.pack(
-            aio_data, aio_rw_flags, aio_lio_opcode, aio_reqprio, aio_fildes, aio_buf, aio_nbytes, aio_offset, aio_flags,
-            aio_resfd,
+            aio_data, aio_rw_flags, aio_lio_opcode, aio_reqprio, aio_fildes, aio_buf, aio_nbytes, aio_offset,
+            aio_reserved2, aio_flags, aio_resfd,
         )
 
     @classmethod

@@ -54,6 +54,11 @@ class EventFdOps(AnonFileOps):
         self.queue.notify(POLLIN)
         return 8
 
+    def signal(self, count: int) -> None:
+        """Add to the counter on the kernel's own behalf, which never waits: it stops at its maximum (``eventfd_signal``)."""
+        self.count = min(self.count + count, MAXIMUM)
+        self.queue.notify(POLLIN)
+
     def query_events(self, file: FileObject) -> int:
         count = self.count
         return (POLLIN if count else 0) | (POLLERR if count == MAXIMUM else 0) | (POLLOUT if count < MAXIMUM - 1 else 0)

@@ -28,7 +28,6 @@ GAPS = (
     "system call open_tree",
     "system call move_mount",
     "system call ptrace",
-    "system call io_setup",
     "system call io_uring_setup",
     "membarrier flags=0x40",
     "unshare a namespace",

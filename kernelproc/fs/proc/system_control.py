@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.pseudo import constant, directory, text
+from polynix.kernelproc.task.aio import AioContexts
 from polynix.kernelproc.tunables import Tunables
 from polynix.kernelproc.uapi.errno import EINVAL, EPERM
 from polynix.kernelproc.uapi.ipc import SEMMNI, SEMMNS, SEMMSL, SEMOPM
@@ -117,7 +118,8 @@ def sys_directory(fs: FileSystem) -> FsNode:
         b"swappiness": tunable("vm.swappiness"),
     }
     filesystems = {
-        b"aio-max-nr": constant(b"65536\n"),
+        b"aio-max-nr": tunable("fs.aio-max-nr"),
+        b"aio-nr": text(lambda task: b"%d\n" % task.kernel.expando.get(AioContexts).asked),
         b"file-max": tunable("fs.file-max"),
         b"file-nr": text(
             lambda task: b"%d\t0\t9223372036854775807\n" % sum(len(each.files.files) for each in task.kernel.pids.tasks.values() if not each.exited)

@@ -53,7 +53,6 @@ int main(void) {
     syscall(SYS_open_tree, AT_FDCWD, "/", 0);
     syscall(SYS_move_mount, AT_FDCWD, "/", AT_FDCWD, "/tmp/gap", 0);
     syscall(SYS_ptrace, 0, 0, 0, 0);
-    syscall(SYS_io_setup, 1, page);
     syscall(SYS_io_uring_setup, 1, page);
     syscall(SYS_membarrier, 1 << 6, 0, 0);
     unshare(CLONE_NEWPID);
