@@ -58,15 +58,20 @@ LOG_MAX = 64 << 20  # bytes of the log; what comes later is left out
 
 
 def log_to(path: str) -> None:
-    """Append every event to a file as a line of JSON, whole lines even when several processes write."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    except OSError:
-        return  # whoever wanted it is gone
+    """Append every event to a file as a line of JSON, whole lines even when several processes write; nothing once it is gone. This process's forks do so
+    too, whatever descriptors they keep.
+    """
 
     def append(event: TraceEvent) -> None:
-        if os.fstat(fd).st_size < LOG_MAX:
-            os.write(fd, json.dumps(event).encode() + b"\n")
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError:
+            return  # whoever wanted it is gone
+        try:
+            if os.fstat(fd).st_size < LOG_MAX:
+                os.write(fd, json.dumps(event).encode() + b"\n")
+        finally:
+            os.close(fd)
 
     set_listener(append)
 

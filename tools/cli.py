@@ -139,6 +139,8 @@ Examples:
 
 \b
 Open the file at https://ui.perfetto.dev (it stays in the browser), or with trace_processor.
+Exit status: the program's, as for run; 125 when the trace cannot be written: on a full
+disk what fits is in FILE.partial.
 """
 
 
@@ -154,15 +156,16 @@ Open the file at https://ui.perfetto.dev (it stays in the browser), or with trac
 @click.option("--format", "form", type=click.Choice(["perfetto", "text"]), default="perfetto", show_default=True, help="Of the file.")
 @click.option("--flame", metavar="FILE", default="", help="Also sample stacks, of the kernel and of the programs: FILE.json for speedscope, else folded lines.")
 @click.argument("arguments", metavar="[RUN OPTION]... PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
-def trace_command(**options: Any) -> int:
+def trace_command(arguments: tuple[str, ...], **options: Any) -> int:
     """Run PROGRAM in a fresh container and write a trace: threads as tracks, system calls with decoded arguments, wake-ups, faults, signals.
 
     Recording costs the program a tenth of its speed in system calls; decoding comes after its end. Of a long run the last events are kept.
     """
-    from polynix.tools.trace.command import TraceError, trace_program
+    from polynix.tools.trace.command import TraceOptions, trace_program
+    from polynix.tools.trace.output import TraceError
 
     try:
-        return trace_program(**options)
+        return trace_program(TraceOptions(**options), arguments)
     except TraceError as error:
         raise click.ClickException(str(error)) from None
 
@@ -242,6 +245,10 @@ Examples:
   polynix profile --seconds 30 --container 4711 --json out.json
   polynix profile --windows 0.2 --report out.html -- ./server-and-clients
   polynix profile --against 'gzip -c /usr/bin/git' --report out.html -- ./mine
+
+\b
+Exit status: the program's, or 1 when it was 0 and isolation was violated; 125 when
+polynix itself failed, a file cannot be written, or --kill names no process.
 """
 
 

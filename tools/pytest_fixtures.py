@@ -117,7 +117,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def write_trace(item: pytest.Item, number: int, ring: int) -> str:
     """Write what the ring holds below pytest's temporary directory; says where."""
-    from polynix.tools.trace.perfetto_file import PerfettoFile
+    from polynix.tools.trace.perfetto_file import write_perfetto
     from polynix.tools.trace.reader import TraceReader
 
     factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
@@ -125,9 +125,7 @@ def write_trace(item: pytest.Item, number: int, ring: int) -> str:
     try:
         with open(path, "wb") as file:
             reader = TraceReader(ring)
-            trace = PerfettoFile(file, reader.threads)
-            for event in reader.events():
-                trace.write(event)
+            write_perfetto(reader, reader.events(), (), file)
     except OSError as error:
         return f"cannot write {path}: {error.strerror}"
     return f"{path} (open it at https://ui.perfetto.dev)"

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -35,6 +36,25 @@ def entry() -> NoReturn:
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(status)
+
+
+def fork_command_line(arguments: list[str], prepare: Callable[[], None]) -> int:
+    """Start ``polynix ARGUMENTS`` as a child of this process, which must have no threads; returns its pid. It has the standard descriptors only, and calls
+    ``prepare`` first.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        prepare()
+        sys.argv[1:] = arguments
+        entry()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
 
 
 def _open_standard_descriptors() -> None:

@@ -213,6 +213,24 @@ def test_bad_outputs_and_filters_are_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+FULL_DISK = 'mount -t tmpfs -o size=64k none "$0" && { "$@"; status=$?; ls "$0"; cp "$0/t.partial" "$0/../kept"; exit $status; }'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to arrange")
+def test_a_full_disk_keeps_what_fits(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [*POLYNIX, "trace", "-o", f"{disk}/t", "--flame", f"{disk}/flame", "--", "/bin/ls", "-lR", "/etc"]
+    done = subprocess.run(["unshare", "-m", "sh", "-c", FULL_DISK, str(disk), *command], capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
+    assert done.returncode == 125
+    assert f"polynix: cannot write {disk}/t: No space left on device; what fits is in {disk}/t.partial; cannot write {disk}/flame: " in done.stderr
+    assert done.stdout.endswith("\nt.partial\n")
+    trace = Decoded(tmp_path / "kept")
+    assert len(trace.slices) > 100
+    assert trace.named("execve") == []  # the oldest events are those that fit
+    assert '"/etc"' in [value for each in trace.slices for value in each.values()]
+
+
 def test_a_program_that_does_not_start_leaves_no_file(tmp_path: Path) -> None:
     done = traced(tmp_path / "t", "--", "/missing")
     assert done.returncode == 127

@@ -1,53 +1,61 @@
-"""``polynix trace``: run a program traced, then write what the ring holds."""
+"""``polynix trace``: run a program traced, or trace a running container for a while, then write what the ring holds."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from polynix.kernelproc.trace_layout import SAMPLES_START, create_ring
-from polynix.runner.trace import LOG_VARIABLE, TraceEvent, read_log
+from polynix.runner.trace import LOG_VARIABLE, TraceEvent, log_to, read_log
+from polynix.tools import start
+from polynix.tools.trace.output import Output, TraceError, whole_lines
+from polynix.tools.write_files import write_files
 
 if TYPE_CHECKING:
-    from polynix.tools.trace.reader import TraceReader
+    from polynix.tools.trace.reader import Event, TraceReader
 
-MANY_EVENTS = 100_000  # which take seconds to write
-
-
-class TraceError(Exception):
-    """The trace can't be made or written; the text is one line."""
+MANY_EVENTS = 250_000  # take a second to write
+SHOW_EVERY = 20_000  # events between two looks of who waits for them
 
 
-def trace_program(*, output: str, form: str, call_filter: str, megabytes: int, flame: str, arguments: tuple[str, ...]) -> int:
-    """Run ``polynix run ARGUMENTS`` with a trace; returns its exit status. Errors: TraceError."""
+@dataclass(frozen=True)
+class TraceOptions:
+    """What the command line asks for. ``form`` is perfetto or text; ``flame`` the file for stacks, empty when they are not wanted."""
+
+    output: str
+    form: str
+    call_filter: str
+    megabytes: int
+    flame: str
+
+
+def trace_program(options: TraceOptions, arguments: tuple[str, ...]) -> int:
+    """Run ``polynix run ARGUMENTS`` with a trace; returns its exit status. Errors: TraceError, with what could be written written."""
+    if options.call_filter:
+        check_filter(options.call_filter)
     try:
-        ring = create_ring(megabytes)
+        ring = create_ring(options.megabytes)
         log = os.memfd_create("polynix-trace-log", os.MFD_CLOEXEC)
+        samples = os.memfd_create("polynix-samples", os.MFD_CLOEXEC)
+        os.ftruncate(samples, SAMPLES_START)
     except OSError as error:
-        raise TraceError(f"cannot make a trace buffer of {megabytes} MiB: {error.strerror}") from error
-    features = ["--feature", f"trace:/proc/{os.getpid()}/fd/{ring}" + (f",{call_filter}" if call_filter else "")]
-    if call_filter:
-        check_filter(call_filter)
-    with replacing(output) as file:
-        if flame:
-            with replacing(flame) as samples:
-                status = run_sampled(features, log, arguments, samples, folded=not flame.endswith(".json"))
-        else:
-            status = run_traced(features, log, arguments)
-        from polynix.tools.trace.reader import TraceReader
-
-        reader = TraceReader(ring)
-        if not len(reader):
-            return status  # it could not start, and has said why
-        if len(reader) > MANY_EVENTS:
-            print(f"polynix: decoding {len(reader)} events", file=sys.stderr, flush=True)
-        write_trace(reader, read_log(log), file, form)
-    print(f"polynix: {summary(reader)} in {output}", file=sys.stderr)
+        raise TraceError(f"cannot make a trace buffer of {options.megabytes} MiB: {error.strerror}") from error
+    features = ["--feature", f"trace:/proc/{os.getpid()}/fd/{ring}" + (f",{options.call_filter}" if options.call_filter else "")]
+    if options.flame:
+        features += ["--feature", f"flame:/proc/{os.getpid()}/fd/{samples}"]
+    with contextlib.ExitStack() as outputs:
+        trace = outputs.enter_context(Output(options.output))
+        flame = outputs.enter_context(Output(options.flame)) if options.flame else None
+        status = run_traced(["run", *features, *arguments], log, options.form)
+        writes = [lambda: write_trace(ring, read_log(log), trace, options.form)]
+        if flame is not None:
+            writes.append(lambda: write_samples(samples, flame))
+        write_files(TraceError, *writes)
     return status
 
 
@@ -61,73 +69,83 @@ def check_filter(text: str) -> None:
         raise TraceError(str(error)) from None
 
 
-def run_sampled(features: list[str], log: int, arguments: tuple[str, ...], file: IO[bytes], *, folded: bool) -> int:
-    """Run with samples of the stacks, and write them; returns the program's exit status."""
-    memory = os.memfd_create("polynix-samples", os.MFD_CLOEXEC)
-    os.ftruncate(memory, SAMPLES_START)
-    status = run_traced([*features, "--feature", f"flame:/proc/{os.getpid()}/fd/{memory}"], log, arguments)
-    from polynix.tools.trace.flame import read_samples, write_folded, write_speedscope
-
-    samples = read_samples(memory)
-    if samples is not None:
-        (write_folded if folded else write_speedscope)(samples, file)
-    return status
-
-
-def run_traced(features: list[str], log: int, arguments: tuple[str, ...]) -> int:
+def run_traced(arguments: list[str], log: int, form: str) -> int:
     """The program's exit status. The run is a process of its own: whatever becomes of it, the ring is ours."""
-    environment = {**os.environ, LOG_VARIABLE: f"/proc/{os.getpid()}/fd/{log}"}
+    log_path = f"/proc/{os.getpid()}/fd/{log}"
     numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
     handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}  # the terminal's go to the run as well
+
+    def prepare() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.environ[LOG_VARIABLE] = log_path
+        log_to(log_path)
+
     try:
-        command = [sys.executable, "-m", "polynix.tools.start", "run", *features, *arguments]
-        with subprocess.Popen(command, env=environment) as process:
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, lambda number, _frame: process.send_signal(number))
-            status = process.wait()
+        child = start.fork_command_line(arguments, prepare)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _frame: os.kill(child, number))
+        import_writers(form)  # while the program runs, and not after it
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return status if status >= 0 else 128 - status
 
 
-def write_trace(reader: TraceReader, runner_events: list[TraceEvent], file: IO[bytes], form: str) -> None:
-    """Decode all that the ring holds. Errors: OSError of the file."""
+def import_writers(form: str) -> None:
+    """Import what the trace will be read and written with."""
+    if form == "text":
+        from polynix.tools.trace import text_file  # noqa: F401
+    else:
+        from polynix.tools.trace import perfetto_file  # noqa: F401
+
+
+def write_trace(ring: int, runner_events: list[TraceEvent], output: Output, form: str) -> None:
+    """Decode all that the ring holds; nothing is written for a program that did not start. Errors: TraceError."""
+    from polynix.tools.trace.reader import TraceReader
+
+    reader = TraceReader(ring)
+    if not len(reader):
+        return  # whoever started it has said why
     if form == "text":
         from polynix.tools.trace.text_file import write_text
 
-        write_text(reader, file)
+        output.write(lambda file: write_text(reader, _shown(reader), file), whole_lines)
+    else:
+        from polynix.tools.trace.packet_writer import whole_packets
+        from polynix.tools.trace.perfetto_file import write_perfetto
+
+        output.write(lambda file: write_perfetto(reader, _shown(reader), runner_events, file), whole_packets)
+    print(f"polynix: {summary(reader)} in {output.path}", file=sys.stderr)
+
+
+def _shown(reader: TraceReader) -> Iterator[Event]:
+    """The reader's events; who waits long for them is told so, and on a terminal how far it is."""
+    count = len(reader)
+    if count < MANY_EVENTS:
+        yield from reader.events()
         return
-    from polynix.tools.trace.perfetto_file import PerfettoFile
+    live = sys.stderr.isatty()
+    text = f"polynix: writing {count} events"
+    print(text, end="" if live else "\n", file=sys.stderr, flush=True)
+    for number, event in enumerate(reader.events()):
+        if live and not number % SHOW_EVERY:
+            print(f"\r{text}, {100 * number // count}%", end="", file=sys.stderr, flush=True)
+        yield event
+    if live:
+        print(f"\r{' ' * (len(text) + 6)}\r", end="", file=sys.stderr, flush=True)
 
-    trace = PerfettoFile(file, reader.threads)
-    for event in reader.events():
-        trace.write(event)
-    trace.write_runner(runner_events)
 
+def write_samples(memory: int, output: Output) -> None:
+    """Write sampled stacks, if there are any. Errors: TraceError."""
+    from polynix.tools.trace.flame import read_samples, write_folded, write_speedscope
 
-@contextmanager
-def replacing(path: str) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` when it is complete, and leaves nothing otherwise; a pipe or device is written as it is. Errors: TraceError."""
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "wb") as file:
-                yield file
-            return
-        with open(temporary, "wb", buffering=1 << 20) as file:
-            yield file
-        if os.path.getsize(temporary):
-            os.replace(temporary, path)
-        else:
-            os.unlink(temporary)
-    except OSError as error:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise TraceError(f"cannot write {path}: {error.strerror}") from error
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    samples = read_samples(memory)
+    if samples is not None:
+        folded = not output.path.endswith(".json")
+        write: Callable[[IO[bytes]], None] = lambda file: (write_folded if folded else write_speedscope)(samples, file)  # noqa: E731
+        output.write(write, whole_lines if folded else None)
 
 
 def summary(reader: TraceReader) -> str:

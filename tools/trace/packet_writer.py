@@ -143,3 +143,18 @@ def flow(number: int, *, ends: bool = False) -> bytes:
     """An arrow begins at an event, or ends there."""
     field = TrackEvent.TERMINATING_FLOW_IDS_FIELD_NUMBER if ends else TrackEvent.FLOW_IDS_FIELD_NUMBER
     return tag(field, _FIXED64) + number.to_bytes(8, "little")
+
+
+def whole_packets(file: IO[bytes]) -> int:
+    """How far a trace goes in whole packets."""
+    data = file.read()
+    end = place = 0
+    while place < len(data):
+        end, place = place, place + len(_PACKET)
+        length = shift = 0
+        while place < len(data) and data[place] > 0x7F:
+            length |= (data[place] & 0x7F) << shift
+            shift += 7
+            place += 1
+        place += 1 + length + ((data[place] << shift) if place < len(data) else 0)
+    return place if place == len(data) else end

@@ -11,7 +11,7 @@ from polynix.kernelproc.strace import names as strace_names
 from polynix.kernelproc.strace.recorded import RecordedCalls
 from polynix.kernelproc.trace_layout import Kind
 from polynix.tools.trace.packet_writer import BEGIN, END, INSTANT, PacketWriter, flow
-from polynix.tools.trace.reader import CALL, Event, Thread
+from polynix.tools.trace.reader import CALL, Event, Thread, TraceReader
 
 if TYPE_CHECKING:
     from polynix.runner.trace import TraceEvent
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 PROCESS_TRACKS = 1 << 32  # a process's track is this plus its pid; a thread's is its tid
 RUNNER_TRACKS = 1 << 33
 FAULT_WRITE, FAULT_EXEC = 2, 16
+
+
+def write_perfetto(reader: TraceReader, events: Iterable[Event], runner_events: Iterable[TraceEvent], file: IO[bytes]) -> None:
+    """A whole trace: the reader's events, and what the runner noted. Errors: OSError of the file."""
+    trace = PerfettoFile(file, reader.threads)
+    for event in events:
+        trace.write(event)
+    trace.write_runner(runner_events)
 
 
 class PerfettoFile:

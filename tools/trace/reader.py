@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 from polynix.kernelproc.strace.signatures import signature
 from polynix.kernelproc.syscalls import all as all_calls  # noqa: F401  # fills the table: names and kinds of arguments
 from polynix.kernelproc.trace_layout import (
@@ -61,8 +62,6 @@ class TraceReader:
     """A ring, read after the kernel has ended in whatever way. ``dropped`` is how many slots were overwritten; None: some, but the kernel could not say."""
 
     def __init__(self, fd: int) -> None:
-        import numpy
-
         self._map = mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ)
         _magic, _version, slots, written = HEADER.unpack_from(self._map)
         dtype = slot_dtype()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING
 
 from polynix.kernelproc.strace import names
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
     from polynix.tools.trace.reader import Thread
 
 
-def write_text(reader: TraceReader, file: IO[bytes]) -> None:
-    """All events, in the order of their ends. Errors: OSError of the file."""
+def write_text(reader: TraceReader, events: Iterable[Event], file: IO[bytes]) -> None:
+    """The reader's events, in the order of their ends. Errors: OSError of the file."""
     calls = RecordedCalls(lambda _name, value: value)
-    for event in reader.events():
+    for event in events:
         file.write(text_line(event, reader.threads.get(event.tid), calls).encode(errors="backslashreplace") + b"\n")
 
 
