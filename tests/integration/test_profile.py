@@ -370,9 +370,28 @@ def test_bad_requests_are_one_line_and_125(arguments: list[str]) -> None:
     assert result.stderr.startswith("polynix: ") and result.stderr.count("\n") == 1, result.stderr
 
 
+@pytest.mark.parametrize(("program", "reason"), [("sleep 2", "no process 4711 in the container"), ("true", "the program ended first")])
+def test_a_process_to_kill_that_is_not_there(tmp_path: Path, program: str, reason: str) -> None:
+    """The profile is written all the same."""
+    path = tmp_path / "p.json"
+    command = [*POLYNIX, "profile", "--kill", "4711", "--json", str(path), "--", *program.split()]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (125, f"polynix: process 4711 was not killed: {reason}\n")
+    assert json.loads(path.read_text())["status"] == 0
+
+
+def test_a_process_to_kill_that_is_not_in_the_watched_container() -> None:
+    with polynix.Container() as container:
+        command = [*POLYNIX, "profile", "--kill", "4711", "--container", str(container.kernel_pid)]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (125, "polynix: no process 4711 in the container\n")
+
+
 def test_a_full_disk_takes_the_file_and_leaves_the_table(tmp_path: Path) -> None:
-    result = subprocess.run([*POLYNIX, "profile", "--json", "/dev/full", "--", "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    command = [*POLYNIX, "profile", "--json", "/dev/full", "--report", str(tmp_path / "r.html"), "--", "true"]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert result.returncode == 125
+    assert (tmp_path / "r.html").read_text().endswith("</html>")  # it lies elsewhere
     lines = result.stderr.splitlines()
     assert lines[-1] == "polynix: cannot write /dev/full: No space left on device"
     assert lines[0].split()[0] == "PID" and lines[1].split()[-1] == "true"

@@ -16,13 +16,14 @@ from polynix.runner.container import Container
 from polynix.runner.errors import ContainerError
 from polynix.runner.process import Process
 from polynix.tools.inspect_kernels import print_table
-from polynix.tools.inspection import InspectionError
+from polynix.tools.inspection import InspectionError, ask
 from polynix.tools.profile.result import Extras, build_result, violations
 from polynix.tools.profile.session import ProfileSession
 from polynix.tools.report.page import ReportError, check_libraries, check_writable, write_text
 from polynix.tools.selection import NoKernel, one_kernel
+from polynix.tools.write_files import write_files
 
-EXIT_VIOLATION = 1
+EXIT_VIOLATION, EXIT_ERROR = 1, 125
 ATTACHED_SECONDS = 10.0  # how long a container is watched when nobody says
 EXTRAS_AFTER_SECONDS = 1.0  # programs get so far before they are held or killed
 
@@ -44,7 +45,9 @@ class ProfileOptions:
 
 
 def profile(options: ProfileOptions) -> int:
-    """Returns the exit status: the program's, or 1 when it was 0 and isolation was violated. Errors: ReportError, ContainerError, NoKernel, OSError."""
+    """Returns the exit status: the program's, or 1 when it was 0 and isolation was violated, or 125 when the process to be killed was not there. Errors:
+    ReportError, ContainerError, NoKernel, InspectionError, OSError.
+    """
     check_libraries()
     for path in (options.report, options.json_path):
         check_writable(path)
@@ -62,7 +65,10 @@ def profile(options: ProfileOptions) -> int:
             status = _watch(session, options, extras, process)
             session.finish()
     else:
-        session = ProfileSession(one_kernel(options.container), options.interval)
+        kernel = one_kernel(options.container)
+        if options.kill is not None:
+            ask(kernel, "maps", pid=options.kill)  # not there: an error at once
+        session = ProfileSession(kernel, options.interval)
         _watch(session, options, extras, None)
         session.finish()
     result = build_result(session, list(options.command), status, extras)
@@ -73,6 +79,9 @@ def profile(options: ProfileOptions) -> int:
         raise
     for line in violations(result):
         print(f"polynix: isolation violated: {line}", file=sys.stderr)
+    if options.kill is not None and extras.fault is None:
+        print(f"polynix: process {options.kill} was not killed: {extras.not_killed}", file=sys.stderr)
+        return EXIT_ERROR
     return status or (EXIT_VIOLATION if violations(result) else 0)
 
 
@@ -131,7 +140,7 @@ def _watch(session: ProfileSession, options: ProfileOptions, extras: Extras, pro
     except ContainerError as error:
         session.ended_early = True
         print(f"polynix: {error}", file=sys.stderr)
-        return 125
+        return EXIT_ERROR
     return None
 
 
@@ -146,16 +155,22 @@ def _kill(session: ProfileSession, options: ProfileOptions, extras: Extras) -> N
     if options.kill is not None:
         from polynix.tools.profile.faults import kill_one
 
-        extras.fault = kill_one(session.kernel_pid, options.kill)
+        try:
+            extras.fault = kill_one(session.kernel_pid, options.kill)
+        except (NoKernel, InspectionError) as error:
+            extras.not_killed = str(error)
 
 
 def _write(options: ProfileOptions, result: dict[str, Any]) -> None:
-    if options.json_path is not None:
-        write_text(options.json_path, json.dumps(result) + "\n")
-    if options.report is not None:
+    """Errors: ReportError, when all that can be written is written."""
+    writes = []
+    if (json_path := options.json_path) is not None:
+        writes.append(lambda: write_text(json_path, json.dumps(result) + "\n"))
+    if (report := options.report) is not None:
         from polynix.tools.profile.report import build_page
 
-        build_page(result).write(options.report)
+        writes.append(lambda: build_page(result).write(report))
+    write_files(ReportError, *writes)
     if options.json_path is None and options.report is None:
         _print(result)
 

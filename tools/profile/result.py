@@ -25,6 +25,7 @@ class Extras:
     windows: Interference | None = None
     runs: Interference | None = None
     fault: FaultReport | None = None
+    not_killed: str = "the program ended first"  # why there is no ``fault``
 
 
 def build_result(session: ProfileSession, command: list[str], status: int | None, extras: Extras) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from polynix.tools.inspect_kernels import console, print_table
-from polynix.tools.report.page import check_libraries, check_writable, write_text
+from polynix.tools.report.page import ReportError, check_libraries, check_writable, write_text
 from polynix.tools.stress.plan import StressPlan, command_line
 from polynix.tools.stress.run import StressRun
 from polynix.tools.top import size
+from polynix.tools.write_files import write_files
 
 EXIT_FINDINGS = 1
 MOST_FINDINGS = 20  # on the terminal; the reports have them all
@@ -50,12 +51,14 @@ def stress(plan: StressPlan, output: StressOutput) -> int:
             view.close()
     if not output.quiet:
         _summarize(result)  # before the files: a full disk must not take the findings with it
-    if output.json_path is not None:
-        write_text(output.json_path, json.dumps(result) + "\n")
-    if output.report is not None:
+    writes = []
+    if (json_path := output.json_path) is not None:
+        writes.append(lambda: write_text(json_path, json.dumps(result) + "\n"))
+    if (report := output.report) is not None:
         from polynix.tools.stress.report import build_page
 
-        build_page(result).write(output.report)
+        writes.append(lambda: build_page(result).write(report))
+    write_files(ReportError, *writes)
     return 0 if result["passed"] else EXIT_FINDINGS
 
 
