@@ -26,16 +26,26 @@ OFD_PID: Final = -1  # what F_GETLK reports as the holder of an OFD lock
 
 
 class RecordLock:
-    """One locked range ``start``..``end`` (inclusive); ``kind`` is F_RDLCK or F_WRLCK; ``pid`` is for F_GETLK and /proc/locks."""
+    """One locked range ``start``..``end`` (inclusive); ``kind`` is F_RDLCK or F_WRLCK; ``pid`` is for F_GETLK and /proc/locks, which shows ``flock``
+    locks as such.
+    """
 
-    __slots__ = ("end", "kind", "owner", "pid", "start")
+    __slots__ = ("end", "flock", "kind", "owner", "pid", "start")
 
-    def __init__(self, owner: FdTable | FileObject, pid: int, kind: int, start: int, end: int) -> None:
+    def __init__(self, owner: FdTable | FileObject, pid: int, kind: int, start: int = 0, end: int = OFFSET_MAX, *, flock: bool = False) -> None:
+        self.flock = flock
         self.owner = owner
         self.pid = pid
         self.kind = kind
         self.start = start
         self.end = end
+
+    def excludes(self, other: RecordLock) -> bool:
+        """Whether the two can't be held at the same time."""
+        return (
+            self.flock == other.flock and self.owner is not other.owner and self.start <= other.end and other.start <= self.end
+            and F_WRLCK in (self.kind, other.kind)
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<RecordLock {'WRITE' if self.kind == F_WRLCK else 'READ'} {self.start}-{self.end} pid={self.pid}>"
@@ -75,12 +85,25 @@ class LockWaits:
 class FileLocks:
     """All locks of one FsNode."""
 
-    __slots__ = ("flocks", "queue", "records")
+    __slots__ = ("flocks", "queue", "records", "waiting")
 
     def __init__(self) -> None:
         self.records: list[RecordLock] = []  # ranges of one owner never overlap, and equal neighbours are merged
         self.flocks: dict[FileObject, tuple[int, int]] = {}  # description -> (F_RDLCK | F_WRLCK, pid that took it)
+        self.waiting: dict[RecordLock, None] = {}  # what is asked for and can't be had yet
         self.queue = WaitQueue()
+
+    def held(self) -> list[RecordLock]:
+        """All of them, in one form."""
+        return [*self.records, *(RecordLock(file, pid, kind, flock=True) for file, (kind, pid) in self.flocks.items())]
+
+    async def wait(self, wanted: RecordLock) -> None:
+        """Until some lock was freed. Errors: Interrupted."""
+        self.waiting[wanted] = None
+        try:
+            await self.queue.wait()
+        finally:
+            del self.waiting[wanted]
 
     # -- record locks -----------------------------------------------------------------------------------------------------------------------
 
@@ -159,13 +182,13 @@ async def set_record_lock(
         if not wait:
             return -EAGAIN
         if waits is None:
-            await locks.queue.wait()
+            await locks.wait(RecordLock(owner, pid, kind, start, end))
             continue
         if waits.would_deadlock(owner, obstacle.owner):  # type: ignore[arg-type]
             raise Errno(EDEADLK)
         token = waits.add(owner, obstacle.owner)  # type: ignore[arg-type]
         try:
-            await locks.queue.wait()
+            await locks.wait(RecordLock(owner, pid, kind, start, end))
         finally:
             waits.remove(token)
     locks.set_record(owner, pid, kind, start, end)
@@ -185,7 +208,7 @@ async def set_flock(file: FileObject, pid: int, kind: int, *, wait: bool) -> int
     while locks.flock_conflict(file, kind):
         if not wait:
             return -EAGAIN
-        await locks.queue.wait()
+        await locks.wait(RecordLock(file, pid, kind, flock=True))
     locks.flocks[file] = (kind, pid)
     return 0
 

@@ -10,8 +10,9 @@ from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.nsfs import namespace_place
 from polynix.kernelproc.fs.proc import memory_maps
 from polynix.kernelproc.fs.proc.memory_file import MemoryFile
+from polynix.kernelproc.fs.proc.open_files import unix_sockets
 from polynix.kernelproc.fs.proc.task_status import stat_line, statm_line, status_text
-from polynix.kernelproc.fs.pseudo import Directory, Link, TextFile
+from polynix.kernelproc.fs.pseudo import Directory, Link, TextFile, text
 from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.task.ptrace_access import may_inspect
 from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
@@ -364,5 +365,6 @@ THREAD_ENTRIES: dict[bytes, Entry] = {
 }
 PROCESS_ENTRIES: dict[bytes, Entry] = {
     **THREAD_ENTRIES,
+    b"net": (stat.S_IFDIR | 0o555, lambda _directory: Directory({b"unix": text(unix_sockets)})),
     b"task": (stat.S_IFDIR | 0o555, lambda directory: ThreadsDirectory(directory.task)),
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.fs.proc.open_files import file_locks
 from polynix.kernelproc.fs.proc.process import task_node
 from polynix.kernelproc.fs.proc.system_control import sys_directory
 from polynix.kernelproc.fs.proc.task_status import state
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 RELEASE, VERSION = (os.fsencode(text) for text in (os.uname().release, os.uname().version))  # as uname(2) says
+TTY_DRIVERS = (
+    b"/dev/tty             /dev/tty        5       0 system:/dev/tty\n"
+    b"/dev/console         /dev/console    5       1 system:console\n"
+    b"/dev/ptmx            /dev/ptmx       5       2 system\n"
+    b"pty_slave            /dev/pts      136 0-1048575 pty:slave\n"
+)
 
 
 class ProcFileSystem(FileSystemOps):
@@ -136,14 +143,6 @@ def cpuinfo(task: Task) -> bytes:
     return b"".join(block + b"\n\n" for block in blocks if block and int(block.split(b":", 1)[1].split(b"\n", 1)[0]) in wanted)
 
 
-def locks(task: Task) -> bytes:
-    """/proc/locks"""
-    from polynix.kernelproc.vfs import locks as file_locks
-
-    describe = getattr(file_locks, "describe_all", None)
-    return describe(task.kernel) if describe is not None else b""
-
-
 class ProcRoot(Directory):
     """/proc itself."""
 
@@ -163,7 +162,7 @@ class ProcRoot(Directory):
                 b"filesystems": text(filesystems),
                 b"interrupts": constant(b""),
                 b"loadavg": text(loadavg),
-                b"locks": text(locks),
+                b"locks": text(file_locks),
                 b"meminfo": text(meminfo),
                 b"misc": constant(b""),
                 b"modules": constant(b""),
@@ -182,7 +181,7 @@ class ProcRoot(Directory):
                     }
                 ),
                 b"thread-self": lambda fs: _self_link(fs, lambda task: b"%d/task/%d" % (task.group.pid, task.tid)),
-                b"tty": directory({b"drivers": constant(b"")}),
+                b"tty": directory({b"drivers": constant(TTY_DRIVERS)}),
                 b"uptime": text(uptime),
                 b"version": text(version),
                 b"vmstat": constant(b"nr_free_pages 0\npgfault 0\n"),
