@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from polynix.ipc.handle import INFINITE, Handle, KernelObject, Registration, Transfer
 from polynix.ipc.object_lock import OBJECTS
@@ -27,6 +27,7 @@ HANDLE_COST = 64
 
 RIGHTS = (Rights.BASIC & ~Rights.DUPLICATE) | Rights.IO | Rights.SIGNAL | Rights.SIGNAL_PEER
 _NEWS = Signals.READABLE | Signals.PEER_CLOSED
+_READ, _WRITE = Rights.READ, Rights.WRITE  # a member of an enumeration takes long to find
 _READABLE, _WRITABLE = int(Signals.READABLE), int(Signals.WRITABLE)
 
 
@@ -73,11 +74,11 @@ class ChannelPeer(Protocol):
     def is_full(self) -> bool:
         """Whether the near end must wait before it writes more."""
 
-    def deliver(self, message: Message) -> None:
-        """Queue a message at the far end. Errors: ZxStatus for handles that can't go there; nothing was taken then."""
+    def deliver(self, message: Message) -> bool:
+        """Queue a message at the far end; returns :attr:`is_full`. Errors: ZxStatus for handles that can't go there; nothing was taken then."""
 
-    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
-        """Queue messages without handles, of this cost together."""
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> bool:
+        """Queue messages without handles, of this cost together; returns :attr:`is_full`."""
 
     def peer_closed(self) -> None:
         """The near end is gone; nothing more will be delivered."""
@@ -150,9 +151,7 @@ class ChannelEnd(KernelObject):
 
     def write(self, message: Message) -> None:
         with OBJECTS:
-            peer = self.check_writable()
-            peer.deliver(message)
-            if peer.is_full:
+            if self.check_writable().deliver(message):
                 self.update_signals(Signals.WRITABLE, Signals.NONE)
 
     def write_plain(self, datas: Sequence[bytes], cost: int) -> None:
@@ -161,8 +160,7 @@ class ChannelEnd(KernelObject):
             peer = self.peer
             if peer is None or peer.is_full:
                 peer = self.check_writable()
-            peer.deliver_plain(datas, cost)
-            if peer.is_full:
+            if peer.deliver_plain(datas, cost):
                 self.update_signals(Signals.WRITABLE, Signals.NONE)
         finally:
             OBJECTS.release()
@@ -199,7 +197,7 @@ class ChannelEnd(KernelObject):
             total = 0
             while queue and len(many) < most and total < most_cost:
                 queued = queue.popleft()
-                total += cost(queued)
+                total += len(queued) + MESSAGE_COST if type(queued) is bytes else cost(queued)
                 many.append(queued)
             if many:
                 if not queue:
@@ -214,34 +212,36 @@ class ChannelEnd(KernelObject):
     def read_so_far(self, count: int, cost: int) -> None:
         """The oldest messages, so many, of this cost together, have been read."""
         self.backlog -= cost
-        if self.registration is not None:
+        if self.registration is not None:  # the broker tells the peer
             self.registration.has_read(count, cost)
-        if self.peer is not None:
+        elif self.peer is not None:
             self.peer.consumed(cost, self.backlog)
 
     @property
     def is_full(self) -> bool:
         return (self.bounded or self.holder is not None) and self.backlog >= WINDOW
 
-    def deliver(self, message: Message) -> None:
-        with OBJECTS:
-            if self.holder is not None:
-                self.holder.push(message)
-            else:
-                self.queue.append(message)
-                if not self._pending & _READABLE:
-                    self.update_signals(Signals.NONE, Signals.READABLE)
-            self.backlog += message.cost
+    def deliver(self, message: Message) -> bool:
+        if self.holder is not None:
+            self.holder.push(message)
+            return self._delivered(message.cost)
+        return self._queue((message,), message.cost)
 
-    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
-        """Called with the lock held."""
-        self.backlog += cost
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> bool:
         if self.holder is not None:
             self.holder.push_plain(datas)
-        else:
-            self.queue.extend(datas)
-            if not self._pending & _READABLE:
-                self.update_signals(Signals.NONE, Signals.READABLE)
+            return self._delivered(cost)
+        return self._queue(datas, cost)
+
+    def _queue(self, many: Sequence[Queued], cost: int) -> bool:
+        self.queue.extend(many)
+        if not self._pending & _READABLE:
+            self.update_signals(Signals.NONE, Signals.READABLE)
+        return self._delivered(cost)
+
+    def _delivered(self, cost: int) -> bool:
+        self.backlog += cost
+        return self.is_full
 
     def peer_closed(self) -> None:
         with OBJECTS:
@@ -282,9 +282,9 @@ class ChannelEnd(KernelObject):
 class Channel(Handle):
     """A handle to one end."""
 
-    @property
-    def _end(self) -> ChannelEnd:
-        return cast(ChannelEnd, self._require())
+    if TYPE_CHECKING:
+
+        def _require(self, rights: Rights = Rights.NONE) -> ChannelEnd: ...
 
     @classmethod
     def create(cls, *, bounded: bool = False) -> tuple[Channel, Channel]:
@@ -304,10 +304,10 @@ class Channel(Handle):
             if size > MAX_BYTES:
                 raise ZxStatus(Status.OUT_OF_RANGE, f"{size} bytes")
             plain = data if type(data) is bytes else bytes(data)
-            cast(ChannelEnd, self._require(Rights.WRITE)).write_plain((plain,), size + MESSAGE_COST)
+            self._require(_WRITE).write_plain((plain,), size + MESSAGE_COST)
             return
         try:
-            end = cast(ChannelEnd, self._require(Rights.WRITE))
+            end = self._require(_WRITE)
             if len(data) > MAX_BYTES or len(handles) > MAX_HANDLES:
                 raise ZxStatus(Status.OUT_OF_RANGE, f"{len(data)} bytes, {len(handles)} handles")
             for handle in handles:
@@ -355,7 +355,7 @@ class Channel(Handle):
         """The oldest messages with their handles still in flight, for those who pass them on: until they are so many, or cost so much.
         Errors: PEER_CLOSED once all has been read.
         """
-        end = cast(ChannelEnd, self._require(Rights.READ))
+        end = self._require(_READ)
         many = end.read_many(most, most_cost)
         if not many and end.peer is None:
             raise ZxStatus(Status.PEER_CLOSED)
@@ -367,20 +367,18 @@ class Channel(Handle):
         """
         written = 0
         try:
-            end = cast(ChannelEnd, self._require(Rights.WRITE))
+            end = self._require(_WRITE)
             with OBJECTS:
                 peer = end.check_writable()
                 plain = [queued for queued in many if type(queued) is bytes]
                 if len(plain) == len(many):
                     end.write_plain(plain, sum(map(len, plain)) + MESSAGE_COST * len(plain))
                     return
+                full = False
                 for queued in many:
-                    if isinstance(queued, Message):
-                        peer.deliver(queued)
-                    else:
-                        peer.deliver_plain((queued,), cost(queued))
+                    full = peer.deliver(queued) if isinstance(queued, Message) else peer.deliver_plain((queued,), cost(queued))
                     written += 1
-                if peer.is_full:
+                if full:
                     end.update_signals(Signals.WRITABLE, Signals.NONE)
         except ZxStatus as error:
             if error.status != Status.SHOULD_WAIT:
@@ -391,11 +389,7 @@ class Channel(Handle):
 
     def read(self, max_bytes: int = MAX_BYTES, max_handles: int = MAX_HANDLES) -> tuple[bytes, list[Handle]]:
         """The oldest message. Errors: SHOULD_WAIT; PEER_CLOSED once all has been read; BUFFER_TOO_SMALL, and the message stays."""
-        queued = cast(ChannelEnd, self._require(Rights.READ)).read(max_bytes, max_handles)
-        if type(queued) is bytes:
-            return queued, []
-        message = cast(Message, queued)
-        return message.data, [transfer.arrive() for transfer in message.handles]
+        return _received(self._require(_READ).read(max_bytes, max_handles))
 
     async def read_async(self) -> tuple[bytes, list[Handle]]:
         """Wait for a message in an asyncio loop. Errors: PEER_CLOSED once all has been read, CANCELED."""
@@ -410,24 +404,32 @@ class Channel(Handle):
     def read_blocking(self, deadline_ns: int = INFINITE) -> tuple[bytes, list[Handle]]:
         """Block for a message. Errors: PEER_CLOSED once all has been read, TIMED_OUT, CANCELED."""
         while True:
-            end = self._end
+            end = self._require(_READ)
             if not end.queue and end.peer is not None:  # an exception would cost more than the rest
                 self.wait(_NEWS, deadline_ns)
             try:
-                return self.read()
+                return _received(end.read(MAX_BYTES, MAX_HANDLES))
             except ZxStatus as error:
                 if error.status != Status.SHOULD_WAIT:
                     raise
 
     def signal_peer(self, clear: Signals, set_: Signals) -> None:
         """Set and clear user signals at the other end. Errors: PEER_CLOSED, INVALID_ARGS."""
-        end = cast(ChannelEnd, self._require(Rights.SIGNAL_PEER))
+        end = self._require(Rights.SIGNAL_PEER)
         if (clear | set_) & ~end.user_signals:
             raise ZxStatus(Status.INVALID_ARGS, "not user signals")
         with end.lock:
             if end.peer is None:
                 raise ZxStatus(Status.PEER_CLOSED)
             end.peer.signal_from_peer(clear, set_)
+
+
+def _received(queued: Queued) -> tuple[bytes, list[Handle]]:
+    """What a reader gets: the message's handles are his."""
+    if type(queued) is bytes:
+        return queued, []
+    message = cast(Message, queued)
+    return message.data, [transfer.arrive() for transfer in message.handles]
 
 
 def _check_size(queued: Queued, max_bytes: int, max_handles: int) -> None:

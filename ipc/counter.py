@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from polynix.ipc.handle import Handle
 from polynix.ipc.shareable import ShareableObject
@@ -12,6 +12,7 @@ from polynix.ipc.status import Status, ZxStatus
 
 RIGHTS = Rights.BASIC | Rights.IO | Rights.SIGNAL
 MINIMUM, MAXIMUM = -(1 << 63), (1 << 63) - 1
+_IO = Rights.IO  # a member of an enumeration takes long to find
 _POSITIVE, _NON_POSITIVE = int(Signals.COUNTER_POSITIVE), int(Signals.COUNTER_NON_POSITIVE)
 
 
@@ -43,7 +44,8 @@ class CounterObject(ShareableObject):
             value = slot.add_value(amount)
         except OverflowError:
             raise ZxStatus(Status.OUT_OF_RANGE, f"counter of {self.load() + amount}") from None
-        self._changed(value - amount, value)
+        if (value > 0) != (value - amount > 0):
+            self._sign_changed()
 
     def store(self, value: int) -> None:
         if not MINIMUM <= value <= MAXIMUM:
@@ -53,16 +55,16 @@ class CounterObject(ShareableObject):
                 before = self.slot.exchange_value(value)
             else:
                 before, self._value = self._value, value
-            self._changed(before, value)
+            if (value > 0) != (before > 0):
+                self._sign_changed()
 
-    def _changed(self, before: int, after: int) -> None:
+    def _sign_changed(self) -> None:
         """Signals change with the sign; then, and only then, others are told."""
-        if (before > 0) != (after > 0):
-            if self.slot is not None:
-                self.slot.ring()
-            if self._observers:
-                with self.lock:
-                    self.tell_observers()
+        if self.slot is not None:
+            self.slot.ring()
+        if self._observers:
+            with self.lock:
+                self.tell_observers()
 
     def settle(self, slot: Slot) -> None:
         slot.exchange_value(self._value)
@@ -72,6 +74,10 @@ class CounterObject(ShareableObject):
 class Counter(Handle):
     """A handle to a counter."""
 
+    if TYPE_CHECKING:
+
+        def _require(self, rights: Rights = Rights.NONE) -> CounterObject: ...
+
     @classmethod
     def create(cls) -> Counter:
         """A counter of 0."""
@@ -79,11 +85,11 @@ class Counter(Handle):
 
     def add(self, amount: int) -> None:
         """Errors: OUT_OF_RANGE, and nothing changes."""
-        cast(CounterObject, self._require(Rights.IO)).add(amount)
+        self._require(_IO).add(amount)
 
     def read(self) -> int:
-        return cast(CounterObject, self._require(Rights.READ)).load()
+        return self._require(Rights.READ).load()
 
     def write(self, value: int) -> None:
         """Errors: OUT_OF_RANGE."""
-        cast(CounterObject, self._require(Rights.WRITE)).store(value)
+        self._require(Rights.WRITE).store(value)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.service import Sleeper, sleep_until
-from polynix.ipc.signals import Rights, Signals
+from polynix.ipc.signals import Rights, Signals, signals_of
 from polynix.ipc.status import Status, ZxStatus
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class KernelObject:
     @property
     def pending(self) -> Signals:
         """The signals that are set now."""
-        return Signals(self.bits)
+        return signals_of(self.bits)
 
     @property
     def bits(self) -> int:

@@ -28,10 +28,11 @@ _running = _Running()
 class ObjectLock:
     """A re-entrant lock (a finaliser may run anywhere) with callbacks due at its release."""
 
-    __slots__ = ("_depth", "_due", "_left", "_lock")
+    __slots__ = ("_depth", "_due", "_left", "_let_go", "_take")
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        lock = threading.RLock()
+        self._take, self._let_go = lock.acquire, lock.release
         self._depth = 0
         self._due: list[Callable[[], None]] = []
         self._left: deque[Callable[[], None]] = deque()  # by finalisers
@@ -45,22 +46,22 @@ class ObjectLock:
         who has the lock may be waiting for just that.
         """
         self._left.append(callback)
-        if self._lock.acquire(blocking=False):
+        if self._take(blocking=False):
             self._depth += 1
             self.release()
 
     def acquire(self) -> None:
-        self._lock.acquire()
+        self._take()
         self._depth += 1
 
     def release(self) -> None:
         self._depth -= 1
         if self._depth:
-            self._lock.release()
+            self._let_go()
             return
         if not self._due:
-            self._lock.release()
-            if not self._left or not self._lock.acquire(blocking=False):  # who has it now finds them
+            self._let_go()
+            if not self._left or not self._take(blocking=False):  # who has it now finds them
                 return
         self._run_due()
 
@@ -73,7 +74,7 @@ class ObjectLock:
         due, self._due = self._due, []
         while self._left:
             due.append(self._left.popleft())
-        self._lock.release()
+        self._let_go()
         if _running.due is not None:
             _running.due.extend(due)
             return

@@ -1,7 +1,7 @@
 """Service: who serves a session or a broker: whoever waits for something anyway, or a thread of its own.
 
 A message costs least if the thread that wants it fetches it: waking another one costs more than all the rest. So a thread that is about to
-sleep in :func:`sleep_until` *leads*: it polls and serves until what it waits for has come. If another one that waits leads already, it
+sleep in :func:`sleep` *leads*: it polls and serves until what it waits for has come. If another one that waits leads already, it
 sleeps, and leads when that one is done. The service's own thread leads only while nobody waits, or has waited for :data:`_ASIDE_NS`, and
 gives way to who comes: it isn't woken, and doesn't ask for the GIL, between one wait and the next. When nothing happens, one thread
 sleeps in one poll.
@@ -96,7 +96,7 @@ class Service:
             sleeper.rouse()
 
     def sleep(self, sleeper: Sleeper, timeout: float) -> None:
-        """Sleep until ``sleeper`` is woken, for ``timeout`` seconds at most, and lead if no other sleeper does. May return early."""
+        """See :func:`sleep`."""
         if not self._lead.acquire(blocking=False):
             self._follow(sleeper, timeout)
             return
@@ -150,6 +150,17 @@ class Service:
             Service.current = None
 
 
+def sleep(sleeper: Sleeper, timeout: float) -> None:
+    """Sleep until ``sleeper`` is woken, for ``timeout`` seconds at most or (-1) without end, and serve meanwhile if nobody else does; with 0, serve
+    what has come. May return early.
+    """
+    service = Service.current
+    if service is not None and Service.pid == os.getpid() and not service.served.ended:
+        service.sleep(sleeper, timeout)
+    else:
+        sleeper.sleep(timeout)
+
+
 def sleep_until(sleeper: Sleeper, deadline: float | None) -> bool:
     """Sleep until ``sleeper`` is woken or ``deadline`` (time.monotonic()) has passed; False then."""
     while not sleeper.woken:
@@ -159,9 +170,5 @@ def sleep_until(sleeper: Sleeper, deadline: float | None) -> bool:
             if timeout <= 0:
                 return False
             timeout = min(timeout, threading.TIMEOUT_MAX)
-        service = Service.current
-        if service is not None and Service.pid == os.getpid() and not service.served.ended:
-            service.sleep(sleeper, timeout)
-        else:
-            sleeper.sleep(timeout)
+        sleep(sleeper, timeout)
     return True

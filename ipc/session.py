@@ -73,6 +73,7 @@ _CLOSE_SECONDS = 1.0
 _USER_SHIFT = 24
 _DUPLICATE = int(Rights.DUPLICATE)
 _PLAIN_WRITE = int(Operation.WRITE)
+_pack_header = HEADER.pack
 
 
 class SessionPeer:
@@ -97,7 +98,7 @@ class SessionPeer:
     def backlog(self) -> int:
         return WINDOW - self.credit
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: Message) -> bool:
         entries: list[Entry] = []
         if message.handles:
             self.session.announce_all(message.handles)
@@ -106,12 +107,14 @@ class SessionPeer:
         self.credit -= message.cost
         for transfer in message.handles:
             transfer.close()  # other handles keep the object; the broker has what was sent
+        return self.credit <= 0
 
-    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> bool:
         number = self.number
         for data in datas:
-            self.session.send(HEADER.pack(1, 0, 0, number, len(data)) + data)
+            self.session.send(_pack_header(_PLAIN_WRITE, 0, 0, number, len(data)) + data)
         self.credit -= cost
+        return self.credit <= 0
 
     def peer_closed(self) -> None:
         """:meth:`released` tells."""
@@ -338,11 +341,9 @@ class Session:
 
     def send(self, record: bytes) -> None:
         """Called with the objects' lock held: queue a record, which goes when the lock is released."""
-        if not self.ended:
-            self._wire.send(record)
-            if not self._flush_due and not self._wire.is_stalled:  # looked at after the record is queued
-                self._flush_due = True
-                OBJECTS.after(self._flush)
+        if not self.ended and self._wire.send(record) and not self._flush_due:
+            self._flush_due = True
+            OBJECTS.after(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False

@@ -55,7 +55,7 @@ class Watched(Protocol):
 class Slot:
     """The words of one object."""
 
-    __slots__ = ("_value", "arena", "ends", "index", "offset")
+    __slots__ = ("_add", "_value", "arena", "ends", "index", "offset")
 
     def __init__(self, arena: SharedArena, index: int) -> None:
         self.arena = arena
@@ -63,6 +63,7 @@ class Slot:
         self.offset = _FIRST_SLOT + index * SLOT_SIZE
         self.ends = 0  # objects of this process whose state is here
         self._value = self.offset + _VALUE
+        self._add = arena.words.add
 
     def signals(self, end: int) -> int:
         return self.arena.words.load(self.offset + _SIGNALS + 4 * end)
@@ -81,7 +82,7 @@ class Slot:
 
     def add_value(self, amount: int) -> int:
         """The sum. Errors: OverflowError, and nothing changes."""
-        return self.arena.words.add(self._value, amount)
+        return self._add(self._value, amount)
 
     def ring(self) -> None:
         """Signals have changed: wake those who wait, in other processes too."""

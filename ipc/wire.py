@@ -125,9 +125,12 @@ class Wire:
 
     # -- sending: any thread -----------------------------------------------------------------------------------------------------
 
-    def send(self, record: bytes) -> None:
-        """Queue a record, or several in one, of at most :data:`MAX_RECORD` bytes; :meth:`flush` sends it."""
+    def send(self, record: bytes) -> bool:
+        """Queue a record, or several in one, of at most :data:`MAX_RECORD` bytes. Returns whether :meth:`flush` shall be called: not when
+        nothing can go before the other side says that it has caught up; who hears that flushes.
+        """
         self._outgoing.append(record)
+        return self._sent - self._confirmed < FRAMES_AHEAD or self._ack_wanted  # looked at after the record is queued
 
     def send_descriptor(self, tag: int, fd: int) -> None:
         """Hand ``fd`` over, before the records that are sent from now on. Errors: OSError."""
@@ -194,11 +197,6 @@ class Wire:
         return True
 
     @property
-    def is_stalled(self) -> bool:
-        """Whether nothing can go before the other side says that it has caught up; who hears that flushes."""
-        return self._sent - self._confirmed >= FRAMES_AHEAD and not self._ack_wanted
-
-    @property
     def has_unsent(self) -> bool:
         return bool(self._outgoing)
 
@@ -230,35 +228,34 @@ class Wire:
         with self._lock:
             if self.ended:
                 return frames
-            receive = self._socket.recv
             while len(frames) < most:
                 try:
-                    part = receive(_NOBLOCK, copy=False)
+                    part = self._socket.recv(_NOBLOCK, copy=False)
                 except self._again:
-                    if self._bind and (self._lost or not self._paired) and self._check_pair():
-                        continue
+                    pass
+                else:
+                    frame = part.bytes
+                    if part.more:
+                        raise WireError("a frame of several parts")
+                    if self._check_frame(frame):
+                        frames.append(frame)
+                events = int(self._socket.getsockopt(_EVENTS))  # to receive once more, in vain, would take longer
+                if not events & _POLLIN:
+                    if self._bind:
+                        self._check_pair(events)
                     self.ended = self._disconnected
                     self.drained = True
                     break
-                frame = part.bytes
-                if part.more:
-                    raise WireError("a frame of several parts")
-                if self._check_frame(frame):
-                    frames.append(frame)
         if self._descriptors:
             self._flush_descriptors()
         return frames
 
-    def _check_pair(self) -> bool:
-        """A bound pair that has its peer takes messages; where it did, and some connection was lost, and it does not any more, it was the peer's. Returns
-        whether something has come meanwhile: asking has swallowed its edge.
-        """
-        events = int(self._socket.getsockopt(_EVENTS))
+    def _check_pair(self, events: int) -> None:
+        """A bound pair that has its peer takes messages; where it did, and some connection was lost, and it does not any more, it was the peer's."""
         if events & _POLLOUT:
             self._paired = True
-        elif self._lost and self._paired and not events & _POLLIN:
+        elif self._lost and self._paired:
             self._disconnected = True
-        return bool(events & _POLLIN)
 
     def _check_frame(self, frame: bytes) -> bool:
         """Whether it has records."""

@@ -106,14 +106,15 @@ class Link:
     def backlog(self) -> int:
         return WINDOW - self._credit
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: Message) -> bool:
         """Errors: NOT_SUPPORTED."""
         raise ZxStatus(Status.NOT_SUPPORTED, "handles cannot leave the realm")
 
-    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> None:
+    def deliver_plain(self, datas: Sequence[bytes], cost: int) -> bool:
         for records in encode_run(ROOT, datas):
             self._send(records)
         self._credit -= cost
+        return self.is_full
 
     def peer_closed(self) -> None:
         self.closing = True
@@ -129,8 +130,7 @@ class Link:
             self._unreported = 0
 
     def _send(self, record: bytes) -> None:
-        self.wire.send(record)
-        if not self._flush_due:
+        if self.wire.send(record) and not self._flush_due:
             self._flush_due = True
             OBJECTS.after(self.flush)
 

@@ -178,13 +178,13 @@ class Broker:
             timeout = 0
         due: dict[Member, None] = {}
         for fd, events in self._epoll.poll(timeout):
+            member = self._by_fd.get(fd)
             if fd == self._wake:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
             elif fd == self._listener.fileno():
                 self._accept()
-            elif fd in self._by_fd:
-                member = self._by_fd[fd]
+            elif member is not None:
                 due[member] = None
                 if events & select.EPOLLRDHUP:
                     self._hung_up.setdefault(member, time.monotonic() + HANGUP_SECONDS)

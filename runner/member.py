@@ -192,10 +192,8 @@ class Member:
     # -- what goes to the member: the lock is held -------------------------------------------------------------------------------
 
     def send(self, record: bytes) -> None:
-        if not self.ended:
-            self.wire.send(record)
-            if not self.wire.is_stalled:  # looked at after the record is queued
-                self._flush_later()
+        if not self.ended and self.wire.send(record):
+            self._flush_later()
 
     def _flush_later(self) -> None:
         if not self._flush_due:

@@ -9,8 +9,8 @@ counter before it is written; the container lowers it when it has handled the me
 What the container sends isn't counted. While the reader of one side is behind, nothing is read from the other. Behaviour:
 Starnix's ``kernel_manager/proxy.rs``.
 
-The loop is a queue of calls. Waiting for the next one, its thread serves the broker if it can (:mod:`polynix.ipc.service`): then a message
-comes in and goes out without another thread.
+The loop is a queue of calls. Before each round of them its thread serves the broker if it can (:mod:`polynix.ipc.service`): then a message
+comes in and goes out without another thread, and without a detour by the queue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import partial
 
 from polynix.ipc.channel import Queued
 from polynix.ipc.objects import Channel, Counter, Message, Observer, Signals, Status, ZxStatus
-from polynix.ipc.service import Sleeper, sleep_until
+from polynix.ipc.service import Sleeper, sleep
 from polynix.runner.async_channel import ChannelClosed, Receiver
 from polynix.runner.lockdep import LockDepMutex
 from polynix.runner.trace import is_traced, trace_duration, trace_ended, trace_instant
@@ -110,21 +110,32 @@ class _ProxyLoop:
         self._new_proxies = new_proxies
         self._calls: deque[Callable[[], None]] = deque()
         self._sleeper = Sleeper()
+        self._sleeps_in = 0  # the thread, while it sleeps or serves
         self._runs: set[ProxyRun] = set()
         self._closed = False
 
     def post(self, call: Callable[[], None]) -> None:
-        self._calls.append(call)
-        self._sleeper.wake()
+        """Make a call soon; at once if the loop's own thread has just fetched the reason for it."""
+        here = self._sleeps_in
+        if here and here == threading.get_ident():
+            self._sleeps_in = 0
+            try:
+                call()
+            finally:
+                self._sleeps_in = here
+        else:
+            self._calls.append(call)
+            self._sleeper.wake()
 
     def run(self) -> None:
         self._receive()
         calls = self._calls
+        here = threading.get_ident()
         while not self._closed:
-            if not calls:
-                self._sleeper.woken = False
-                if not calls:
-                    sleep_until(self._sleeper, None)
+            self._sleeper.woken = False
+            self._sleeps_in = here
+            sleep(self._sleeper, 0 if calls else -1)
+            self._sleeps_in = 0
             for _ in range(len(calls)):
                 calls.popleft()()
         for run in list(self._runs):

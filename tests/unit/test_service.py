@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from polynix.ipc._atomics import Words
-from polynix.ipc.service import Service, Sleeper, sleep_until
+from polynix.ipc.service import Service, Sleeper, sleep, sleep_until
 
 WAIT_SECONDS = 30.0
 
@@ -115,6 +115,19 @@ def test_it_leads_again_when_nobody_waits_any_more(mailbox: Mailbox) -> None:
     done = threading.Event()
     mailbox.put(done.set)
     assert done.wait(WAIT_SECONDS)
+
+
+def test_a_sleep_of_no_time_serves_what_has_come(mailbox: Mailbox) -> None:
+    main = threading.get_ident()
+    sleeper = Sleeper()
+
+    def fetched() -> bool:
+        sleep_until(sleeper, time.monotonic() + 0.01)  # nobody else leads for a moment
+        mailbox.put(lambda: None)
+        sleep(sleeper, 0)
+        return mailbox.served_by[main] > 0
+
+    until(fetched)
 
 
 def test_a_second_sleeper_leads_after_the_first(mailbox: Mailbox) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -12,26 +13,44 @@ from polynix.ipc.record import ROOT, Entry, Kind, Operation, Run, decode, encode
 from polynix.ipc.wire import FRAME_HEADER_SIZE, MAX_RECORD, Wire
 
 
-def test_what_comes_while_the_pair_is_checked_is_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class FoundEmpty:
+    """A socket that is first found empty just before ``something_comes``."""
+
+    def __init__(self, socket: Any, something_comes: Any) -> None:
+        self._socket = socket
+        self._something_comes = something_comes
+        self._asked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def recv(self, flags: int, copy: bool) -> Any:
+        if self._asked:
+            return self._socket.recv(flags, copy=copy)
+        self._asked = True
+        try:
+            return self._socket.recv(flags, copy=copy)
+        finally:
+            self._something_comes()
+
+
+def test_what_comes_after_the_socket_was_empty_is_received(tmp_path: Path) -> None:
     """A peer that connects and sends just after the socket was found empty: the next question to the socket eats the edge that would tell of it."""
     with zmq.Context() as context:
         address = f"ipc://{tmp_path}/wire"
         bound = Wire(context, address, bind=True, beside=None, on_attention=lambda: None)
         peers: list[Wire] = []
-        check = bound._check_pair
 
-        def check_late() -> bool:
-            if not peers:
-                peers.append(Wire(context, address, bind=False, beside=None, on_attention=lambda: None))
-                peers[0].send(b"first words")
-                deadline = time.monotonic() + 20
-                while peers[0].has_unsent and time.monotonic() < deadline:
-                    peers[0].receive()
-                    peers[0].flush()
-                time.sleep(0.2)  # it is on its way, and nothing may ask whether it has come
-            return check()
+        def connect_and_send() -> None:
+            peers.append(Wire(context, address, bind=False, beside=None, on_attention=lambda: None))
+            peers[0].send(b"first words")
+            deadline = time.monotonic() + 20
+            while peers[0].has_unsent and time.monotonic() < deadline:
+                peers[0].receive()
+                peers[0].flush()
+            time.sleep(0.2)  # it is on its way, and nothing may ask whether it has come
 
-        monkeypatch.setattr(bound, "_check_pair", check_late)
+        bound._socket = FoundEmpty(bound._socket, connect_and_send)
         frames = bound.receive()
         for wire in (bound, *peers):
             wire.close(linger_ms=0)

@@ -80,7 +80,7 @@ def test_a_process_that_exits_has_said_all(tmp_path: Path) -> None:
 
 def test_a_reader_that_rests_is_not_drowned(tmp_path: Path) -> None:
     with peer("flood", tmp_path) as (channel, process):
-        end = channel._end
+        end = channel._require()
         deadline = time.monotonic() + 20
         while end.backlog < WINDOW and time.monotonic() < deadline:
             time.sleep(0.01)
