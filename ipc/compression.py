@@ -25,6 +25,19 @@ def unpacker(compression: int) -> Callable[[bytes, int], bytes]:
         except ImportError as error:
             raise UnsupportedCompression("zstd (the package zstandard is not installed)") from error
         return lambda data, limit: _bounded(zstandard.ZstdDecompressor().decompress(data, max_output_size=limit), limit)
+    if compression == PagerCompression.LZ4:
+        try:
+            from lz4.block import LZ4BlockError, decompress
+        except ImportError as error:
+            raise UnsupportedCompression("lz4 (the package lz4 is not installed)") from error
+
+        def unlz4(data: bytes, limit: int) -> bytes:
+            try:
+                return bytes(decompress(data, uncompressed_size=limit))
+            except LZ4BlockError as error:
+                raise ValueError(str(error)) from error
+
+        return unlz4
     name = PagerCompression(compression).name.lower() if compression in set(PagerCompression) else str(compression)
     raise UnsupportedCompression(name)
 

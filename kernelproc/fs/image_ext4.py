@@ -20,17 +20,17 @@ MAGIC: Final = 0xEF53
 ROOT_INODE: Final = 2
 OLD_INODE_SIZE: Final = 128
 
-SUPPORTED: Final = 0x2 | 0x40 | 0x80 | 0x100 | 0x200 | 0x2000 | 0x4000  # filetype extents 64bit mmp flex_bg csum_seed largedir
+SUPPORTED: Final = 0x2 | 0x40 | 0x80 | 0x100 | 0x200 | 0x2000 | 0x4000 | 0x8000  # filetype extents 64bit mmp flex_bg csum_seed largedir inline_data
 NEEDS_RECOVERY: Final = 0x4
 FEATURES: Final = {
-    0x1: "compression", 0x8: "journal_dev", 0x10: "meta_bg", 0x400: "ea_inode", 0x1000: "dirdata", 0x8000: "inline_data", 0x10000: "encrypt",
-    0x20000: "casefold",
+    0x1: "compression", 0x8: "journal_dev", 0x10: "meta_bg", 0x400: "ea_inode", 0x1000: "dirdata", 0x10000: "encrypt", 0x20000: "casefold",
 }  # fmt: skip
 FEATURE_64BIT: Final = 0x80
 
 FLAG_ENCRYPT: Final = 0x800
 FLAG_HUGE_FILE: Final = 0x40000
 FLAG_EXTENTS: Final = 0x80000
+FLAG_INLINE: Final = 0x10000000
 
 EXTENT_MAGIC: Final = 0xF30A
 EXTENT_MAX_DEPTH: Final = 5
@@ -39,6 +39,9 @@ MAX_EXTENTS: Final = 1 << 20
 
 XATTR_MAGIC: Final = 0xEA020000
 XATTR_PREFIXES: Final = {1: b"user.", 4: b"trusted.", 6: b"security."}  # ACLs lie on disk in a form of their own
+XATTR_SYSTEM: Final = 7
+INLINE_NAME: Final = b"data"  # with that prefix: what of an inline content does not fit among the pointers
+INLINE_PARENT: Final = 4  # bytes before the entries of an inline directory: the inode of ..
 
 _HEADER: Final = Struct("<HHHHI")  # of an extent node: magic, entries, room, depth, generation
 _EXTENT: Final = Struct("<IHHI")  # first block, length, high and low half of where
@@ -138,6 +141,8 @@ class Ext4(ImageReader):
 
     def extents(self, inode: ImageInode) -> list[PagerExtent]:
         flags, root = self._map(inode)
+        if flags & FLAG_INLINE:
+            return []
         found: list[PagerExtent] = []
         budget = self.size // self.block_size + 16  # no tree has more nodes, no map more pointers, than the image has blocks
         runs = self._tree(root, None, [budget]) if flags & FLAG_EXTENTS else self._block_map(root, inode, [budget])
@@ -203,6 +208,9 @@ class Ext4(ImageReader):
     def _content(self, inode: ImageInode, limit: int) -> bytes:
         if inode.size > limit or inode.size > self.size:
             raise ValueError(f"{inode.size} bytes of metadata")
+        inline = self.inline(inode)
+        if inline is not None:
+            return inline
         data = bytearray(inode.size)
         for extent in self.extents(inode):
             start = extent.logical_start * self.block_size
@@ -217,11 +225,27 @@ class Ext4(ImageReader):
             return root[: inode.size]
         return self._content(inode, MAX_SYMLINK)
 
-    def directory(self, inode: ImageInode) -> list[ImageEntry]:
+    def inline(self, inode: ImageInode) -> bytes | None:
+        flags, root = self._map(inode)
+        if not flags & FLAG_INLINE:
+            return None
+        data = root + b"".join(value for prefix, name, value in self._inode_xattrs(inode) if (prefix, name) == (XATTR_SYSTEM, INLINE_NAME))
+        if inode.size > len(data):
+            raise ValueError(f"{inode.size} bytes inline")
+        return data[: inode.size]
+
+    def _listings(self, inode: ImageInode) -> list[bytes]:
+        """Each a run of entries that fill it."""
         data = self._content(inode, MAX_LISTING)
+        flags, root = self._map(inode)
+        if flags & FLAG_INLINE:
+            return [data[INLINE_PARENT : len(root)], data[len(root) :]]
+        return [data[start : start + self.block_size] for start in range(0, len(data), self.block_size)]
+
+    def directory(self, inode: ImageInode) -> list[ImageEntry]:
         found = []
-        for start in range(0, len(data), self.block_size):
-            offset, end = start, min(start + self.block_size, len(data))
+        for data in self._listings(inode):
+            offset, end = 0, len(data)
             while offset < end:
                 number, length, name_length, kind = _ENTRY.unpack_from(data, offset)
                 if length >= 65532:  # does not fit where blocks are 64 KiB
@@ -238,30 +262,36 @@ class Ext4(ImageReader):
     # extended attributes --------------------------------------------------------------------------------------------------------------------
 
     def xattrs(self, inode: ImageInode) -> dict[bytes, bytes]:
-        raw = self._raw(inode.reference)
-        found: dict[bytes, bytes] = {}
+        entries = [*self._inode_xattrs(inode), *self._block_xattrs(inode)]
+        return {XATTR_PREFIXES[prefix] + name: value for prefix, name, value in entries if prefix in XATTR_PREFIXES}
+
+    def _inode_xattrs(self, inode: ImageInode) -> Iterator[tuple[int, bytes, bytes]]:
+        """Those that lie behind the inode: number of the prefix, name, value."""
         if self.inode_size > OLD_INODE_SIZE:
+            raw = self._raw(inode.reference)
             start = OLD_INODE_SIZE + unpack_from("<H", raw, 0x80)[0]
             if start + 4 <= self.inode_size and unpack_from("<I", raw, start)[0] == XATTR_MAGIC:
-                _collect_xattrs(raw[start + 4 :], 0, found)
+                yield from _xattr_entries(raw[start + 4 :], 0)
+
+    def _block_xattrs(self, inode: ImageInode) -> Iterator[tuple[int, bytes, bytes]]:
+        """Those that lie in a block of their own."""
+        raw = self._raw(inode.reference)
         block = unpack_from("<I", raw, 0x68)[0] | unpack_from("<H", raw, 0x76)[0] << 32
         if block:
             data = self.read(block * self.block_size, self.block_size)
             if unpack_from("<I", data)[0] != XATTR_MAGIC:
                 raise ValueError("damaged extended attributes")
-            _collect_xattrs(data, 32, found)
-        return found
+            yield from _xattr_entries(data, 32)
 
 
-def _collect_xattrs(data: bytes, offset: int, found: dict[bytes, bytes]) -> None:
+def _xattr_entries(data: bytes, offset: int) -> Iterator[tuple[int, bytes, bytes]]:
     """Entries from ``offset`` on; their values lie at offsets in ``data``."""
     while offset + 4 <= len(data) and unpack_from("<I", data, offset)[0]:
         name_length, prefix, value_offset, value_inode, value_size, _hash = _XATTR.unpack_from(data, offset)
         name = data[offset + 16 : offset + 16 + name_length]
         if len(name) < name_length or value_inode or value_offset + value_size > len(data):
             raise ValueError("damaged extended attributes")
-        if prefix in XATTR_PREFIXES:
-            found[XATTR_PREFIXES[prefix] + name] = data[value_offset : value_offset + value_size]
+        yield prefix, name, data[value_offset : value_offset + value_size]
         offset += 16 + (name_length + 3 & ~3)
 
 

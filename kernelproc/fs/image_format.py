@@ -92,6 +92,10 @@ class ImageReader(ABC):
         """The same where files are stored compressed."""
         return ()
 
+    def inline(self, inode: ImageInode) -> bytes | None:
+        """The content of a file that lies in its inode; None for all others."""
+        return None
+
     def read(self, offset: int, count: int) -> bytes:
         """Exactly ``count`` bytes of the image. Errors: ValueError beyond its end, OSError."""
         if count < 0 or offset < 0 or offset + count > self.size:

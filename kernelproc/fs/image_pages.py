@@ -59,7 +59,8 @@ class ImagePages:
         """The content of a regular file. Errors: OSError EIO; ValueError and the like of a damaged image."""
         memory = self._memories.get(inode.number)
         if memory is None:
-            memory = self._memories[inode.number] = self._register(inode)
+            inline = self.reader.inline(inode)
+            memory = self._memories[inode.number] = self._register(inode) if inline is None else self._inline(inode, inline)
         self._recent[inode.number] = memory
         self._recent.move_to_end(inode.number)
         if len(self._recent) > OPEN_FILES_MAX:
@@ -88,6 +89,17 @@ class ImagePages:
             raise
         finally:
             presence.close()
+
+    def _inline(self, inode: ImageInode, content: bytes) -> PagedMemory:
+        """Memory that is all there, and of which the pager knows nothing. Errors: OSError."""
+        try:
+            vmo = Vmo.create(max(1, len(content)))
+            with Vmo.create(max(1, -(-len(content) // CHUNK_SIZE))) as presence:
+                vmo.write(content)
+                presence.write(b"\1" * presence.get_size())
+                return self._memory(inode.number, inode.size, vmo, presence)
+        except ZxStatus as error:
+            raise OSError(EIO, str(error)) from error
 
     def _memory(self, number: int, size: int, vmo: Vmo, presence: Vmo) -> PagedMemory:
         def request(start: int, end: int) -> PagerPageInRequest:

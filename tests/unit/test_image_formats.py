@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import struct
 import subprocess
 import tempfile
 import threading
@@ -40,12 +41,16 @@ MAKERS: dict[str, list[str]] = {
     "gzip": ["mksquashfs", "TREE", "IMAGE", "-comp", "gzip"],
     "xz": ["mksquashfs", "TREE", "IMAGE", "-comp", "xz", "-b", "16K"],
     "zstd": ["mksquashfs", "TREE", "IMAGE", "-comp", "zstd", "-b", "1M"],
+    "lz4": ["mksquashfs", "TREE", "IMAGE", "-comp", "lz4"],
     "plain": ["mksquashfs", "TREE", "IMAGE", "-noI", "-noD", "-noF", "-noX", "-no-fragments"],
 }
 
 
+INLINE = [*MKE2FS, "-t", "ext4", "-O", "inline_data", "-I", "512", "-d", "TREE", "IMAGE", "12M"]
+
+
 def make(kind: str, tree: Path, image: Path) -> Path:
-    command = [str(tree) if word == "TREE" else str(image) if word == "IMAGE" else word for word in MAKERS[kind]]
+    command = [str(tree) if word == "TREE" else str(image) if word == "IMAGE" else word for word in {**MAKERS, "ext4-inline": INLINE}[kind]]
     subprocess.run(command, check=True, env={"PATH": PATH}, stdout=subprocess.DEVNULL)
     return image
 
@@ -151,6 +156,48 @@ def test_an_image_shows_the_tree_that_it_was_made_of(kind: str, tree: Path) -> N
         mounted.close()
 
 
+def test_content_that_lies_in_inodes(tmp_path: Path) -> None:
+    """Of every size around the two places where it may lie; not all of these files fit."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for size in (0, 1, 59, 60, 61, 150, 280, 400, 5000):
+        (tree / f"file{size}").write_bytes(os.urandom(size))
+        if size:
+            (tree / f"link{size}").symlink_to("x" * min(size, 1000))
+        (tree / f"directory{size}").mkdir()
+        for number in range(size // 12):
+            (tree / f"directory{size}" / f"{number}").write_bytes(b"%d" % number)
+        os.setxattr(tree / f"file{size}", "user.colour", b"green")
+    image = make("ext4-inline", tree, tmp_path / "image")
+    mounted = Mounted(image)
+    try:
+        assert compare(tree, mounted.fs.root) > 500
+        reader = mounted.fs.ops.reader  # type: ignore[attr-defined]
+        inline = {entry.name for entry in reader.directory(reader.inode(reader.root_reference)) if reader.inline(reader.inode(entry.reference)) is not None}
+        assert {b"file1", b"file60", b"file150", b"directory1", b"directory59", b"link61"} <= inline and b"file5000" not in inline
+    finally:
+        mounted.close()
+
+
+def test_a_directory_in_both_places_of_its_inode(tmp_path: Path) -> None:
+    """mke2fs makes none, but Linux does; so a file becomes one."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "target").touch()
+    entries = [
+        struct.pack("<IHBB", 2, length, len(name), 1) + name.ljust(length - 8, b"\0") for name, length in ((b"first", 56), (b"second", 16), (b"third", 24))
+    ]
+    (tree / "directory").write_bytes(struct.pack("<I", 2) + b"".join(entries))
+    image = make("ext4-inline", tree, tmp_path / "image")
+    subprocess.run(["debugfs", "-w", "-R", "set_inode_field directory mode 040755", str(image)], check=True, env={"PATH": PATH}, capture_output=True)
+    reader = open_reader(os.fsencode(image))
+    try:
+        (reference,) = (entry.reference for entry in reader.directory(reader.inode(reader.root_reference)) if entry.name == b"directory")
+        assert [entry.name for entry in reader.directory(reader.inode(reference))] == [b"first", b"second", b"third"]
+    finally:
+        os.close(reader.fd)
+
+
 def test_holes_of_a_sparse_file_take_no_memory(tree: Path) -> None:
     mounted = Mounted(make("ext4", tree, tree.parent / "sparse-image"))
     try:
@@ -196,6 +243,7 @@ def visit(reader: ImageReader, reference: int, depth: int, left: list[int]) -> N
     if stat.S_ISLNK(inode.mode):
         look.append(lambda: ask(reader.readlink, inode))
     if stat.S_ISREG(inode.mode):
+        look.append(lambda: ask(reader.inline, inode))
         look.append(lambda: ask(reader.extents if reader.compression is None else reader.compressed_blocks, inode))
     if stat.S_ISDIR(inode.mode):
         look.append(lambda: [clean(visit, reader, entry.reference, depth + 1, left) for entry in ask(reader.directory, inode)])

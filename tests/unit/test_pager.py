@@ -170,9 +170,20 @@ def test_more_extents_than_a_message_holds(pager: Pager) -> None:
 # -- compressed blocks -----------------------------------------------------------------------------------------------------------
 
 
+def pack_lz4(data: bytes) -> bytes:
+    import lz4.block
+
+    return bytes(lz4.block.compress(data, store_size=False))
+
+
 @pytest.mark.parametrize(
     ("compression", "pack"),
-    [(PagerCompression.GZIP, zlib.compress), (PagerCompression.XZ, lzma.compress), (PagerCompression.ZSTD, zstandard.ZstdCompressor().compress)],
+    [
+        (PagerCompression.GZIP, zlib.compress),
+        (PagerCompression.XZ, lzma.compress),
+        (PagerCompression.ZSTD, zstandard.ZstdCompressor().compress),
+        (PagerCompression.LZ4, pack_lz4),
+    ],
 )
 def test_compressed_blocks(pager: Pager, compression: PagerCompression, pack: Callable[[bytes], bytes]) -> None:
     size = CHUNK_SIZE
