@@ -30,6 +30,7 @@ from polynix.kernelproc.uapi.sched import (
     CLONE_VM,
     CSIGNAL,
 )
+from polynix.kernelproc.uapi.signal import SIGCHLD
 from polynix.kernelproc.uapi.wait import P_ALL, P_PGID, P_PID, P_PIDFD, WALL, WCLONE, WCONTINUED, WEXITED, WNOHANG, WNOTHREAD, WNOWAIT, WSTOPPED, WUNTRACED
 from polynix.kernelproc.vfs.lookup import open_exec
 
@@ -206,42 +207,14 @@ async def waitid(task: Task, which: Int, identity: Pid, info: UserAddress, optio
     """man 2 waitid"""
     if options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WCLONE_BITS) or not options & (WEXITED | WSTOPPED | WCONTINUED):
         raise Errno(EINVAL)
-    matches: Callable[[ThreadGroup], bool]
-    if which == P_ALL:
-        matches = _any
-    elif which == P_PID:
-        if identity <= 0:
-            raise Errno(EINVAL)
-        matches = lambda child: child.pid == identity  # noqa: E731
-    elif which == P_PGID:
-        if identity < 0:
-            raise Errno(EINVAL)
-        pgid = identity or task.group.process_group.pgid
-        matches = lambda child: child.process_group.pgid == pgid  # noqa: E731
-    elif which == P_PIDFD:
-        from polynix.kernelproc.vfs.pidfd import group_of
-
-        if identity < 0:
-            raise Errno(EINVAL)
-        file = task.files.get(identity)
-        group = group_of(file)
-        if group is None:
-            raise Errno(EBADF)
-        if group.parent is not task.group:
-            raise Errno(ECHILD)
-        if file.nonblocking:
-            options |= WNOHANG
-        matches = lambda child: child is group  # noqa: E731
-    else:
-        raise Errno(EINVAL)
+    matches, options = _awaited(task, which, identity, options)
     event = await wait_for_child(task, matches, options)
     if info:
-        packed = bytearray(128)
-        if event is not None:
-            import struct
-
-            struct.pack_into("<iii4xiIi", packed, 0, 17, 0, event.code, event.pid, event.uid, event.value)
-        task.copy_out(info, packed)
+        siginfo = structs.siginfo_sigchld
+        if event is None:
+            task.copy_out(info, bytes(siginfo.SIZE))
+        else:
+            task.copy_out(info, siginfo.pack(si_signo=SIGCHLD, si_code=event.code, si_pid=event.pid, si_uid=event.uid, si_status=event.value))
     if usage and event is not None:
         task.copy_out(usage, pack_usage(event.user_ns, event.system_ns, event.max_rss))
     return 0
@@ -249,3 +222,27 @@ async def waitid(task: Task, which: Int, identity: Pid, info: UserAddress, optio
 
 def _any(_child: ThreadGroup) -> bool:
     return True
+
+
+def _awaited(task: Task, which: int, identity: int, options: int) -> tuple[Callable[[ThreadGroup], bool], int]:
+    """Which children waitid means, and its options, with the descriptor's O_NONBLOCK. Errors: EINVAL, EBADF, ECHILD."""
+    if which == P_ALL:
+        return _any, options
+    if which not in (P_PID, P_PGID, P_PIDFD) or identity < (1 if which == P_PID else 0):
+        raise Errno(EINVAL)
+    if which == P_PID:
+        return lambda child: child.pid == identity, options
+    if which == P_PGID:
+        pgid = identity or task.group.process_group.pgid
+        return lambda child: child.process_group.pgid == pgid, options
+    from polynix.kernelproc.vfs.pidfd import group_of
+
+    file = task.files.get(identity)
+    group = group_of(file)
+    if group is None:
+        raise Errno(EBADF)
+    if group.parent is not task.group:
+        raise Errno(ECHILD)
+    if file.nonblocking:
+        options |= WNOHANG
+    return lambda child: child is group, options
