@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.devices.host_file import open_host_descriptor
@@ -86,7 +87,7 @@ async def _copy(source: FileObject, target: FileObject) -> None:
     while True:
         chunk = BytesOutputBuffer(_CHUNK)
         offset = source.offset if source.ops.seekable else 0
-        got = await blocking_operation(source, POLLIN, lambda: source.ops.read(source, offset, chunk), nonblocking=False)  # noqa: B023
+        got = await blocking_operation(source, POLLIN, partial(source.ops.read, source, offset, chunk), nonblocking=False)
         if got <= 0:
             return
         if source.ops.seekable:
@@ -94,7 +95,7 @@ async def _copy(source: FileObject, target: FileObject) -> None:
         rest = BytesInputBuffer(chunk.data)
         while rest.remaining:
             place = target.offset if target.ops.seekable else 0
-            put = await blocking_operation(target, POLLOUT, lambda: target.ops.write(target, place, rest), nonblocking=False)  # noqa: B023
+            put = await blocking_operation(target, POLLOUT, partial(target.ops.write, target, place, rest), nonblocking=False)
             if put <= 0:
                 return
             if target.ops.seekable:
