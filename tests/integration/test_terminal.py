@@ -52,6 +52,13 @@ def bash(run: Start) -> pexpect.spawn[str]:
     return child
 
 
+def end_of(child: pexpect.spawn[str]) -> int | None:
+    """Read to the end of what a program says; its exit status."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus
+
+
 def ask(child: pexpect.spawn[str], command: str) -> str:
     """The output of one command of a shell."""
     child.sendline(command)
@@ -125,9 +132,7 @@ def test_line_editing_and_end_of_file(bash: pexpect.spawn[str]) -> None:
     bash.expect_exact("prompt> ")
     bash.send("\x04")
     bash.expect_exact("exit")
-    bash.expect(pexpect.EOF)
-    bash.close()
-    assert bash.exitstatus == 0
+    assert end_of(bash) == 0
 
 
 def test_raw_mode_programs(run: Start) -> None:
@@ -144,9 +149,7 @@ def test_raw_mode_programs(run: Start) -> None:
     child.expect_exact("ready")
     child.send("\x03\x1a")
     child.expect_exact("b'\\x03\\x1a'\r\n")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert end_of(child) == 0
 
 
 def test_readline_edits_and_completes(run: Start) -> None:
@@ -157,18 +160,14 @@ def test_readline_edits_and_completes(run: Start) -> None:
     child.send("ls -d /et\t\n")
     child.expect(r"/etc/?\r\n")
     child.sendline("exit 3")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 3
+    assert end_of(child) == 3
 
 
 def test_an_interrupt_kills_a_plain_program(run: Start) -> None:
     child = run("sleep", "100")
     time.sleep(1.0)
     child.sendcontrol("c")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert (child.exitstatus, child.signalstatus) == (130, None)
+    assert end_of(child) == 130
 
 
 def test_the_outer_shell_stops_and_continues_the_container(start: Start) -> None:
@@ -242,9 +241,7 @@ def test_editors(run: Start, editor: str) -> None:
         child.send(key)
         time.sleep(0.5)
     child.expect_exact("typed text\r\n")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert end_of(child) == 0
 
 
 def test_a_terminal_multiplexer(run: Start) -> None:
@@ -256,9 +253,7 @@ def test_a_terminal_multiplexer(run: Start) -> None:
     child.expect_exact("in2side")
     child.expect_exact("/dev/pts/1")
     child.send("exit\r")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert end_of(child) == 0
 
 
 def test_a_pager(run: Start) -> None:
@@ -269,9 +264,7 @@ def test_a_pager(run: Start) -> None:
     child.send("/nobody\n")
     child.expect_exact("nobody")
     child.send("q")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert end_of(child) == 0
 
 
 def test_a_long_paste_and_a_long_output(run: Start) -> None:
