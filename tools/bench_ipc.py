@@ -65,6 +65,17 @@ def _bare_socket(address: str, bind: bool) -> Any:
     return socket
 
 
+def _ping(send: Callable[[], object], receive: Callable[[], object]) -> None:
+    """Print how long one way takes, in seconds: half the median round trip."""
+    trips = []
+    for _ in range(PINGS):
+        start = time.perf_counter()
+        send()
+        receive()
+        trips.append(time.perf_counter() - start)
+    print(json.dumps(statistics.median(trips) / 2), flush=True)
+
+
 def bare_send(directory: str) -> None:
     socket = _bare_socket(f"ipc://{directory}/first", False)
     socket.recv()
@@ -98,13 +109,7 @@ def bare_echo(directory: str) -> None:
 
 def bare_ping(directory: str) -> None:
     socket = _bare_socket(f"ipc://{directory}/first", False)
-    trips = []
-    for _ in range(PINGS):
-        start = time.perf_counter()
-        socket.send(MESSAGE)
-        socket.recv()
-        trips.append(time.perf_counter() - start)
-    print(json.dumps(statistics.median(trips) / 2), flush=True)
+    _ping(lambda: socket.send(MESSAGE), socket.recv)
 
 
 def runner(directory: str) -> None:
@@ -183,13 +188,7 @@ def proxied_echo(directory: str) -> None:
 
 def proxied_ping(directory: str) -> None:
     (channel,), _session = _channel(directory, b"peer")
-    trips = []
-    for _ in range(PINGS):
-        start = time.perf_counter()
-        channel.write(MESSAGE)
-        channel.read_blocking()
-        trips.append(time.perf_counter() - start)
-    print(json.dumps(statistics.median(trips) / 2), flush=True)
+    _ping(lambda: channel.write(MESSAGE), channel.read_blocking)
 
 
 def hold(directory: str, role: bytes) -> None:
