@@ -55,11 +55,11 @@ def one_line_errors() -> Iterator[None]:
 def register(cli: click.Group, container_options: Callable[[Callable[..., Any]], Callable[..., Any]], run_command: type[click.Command]) -> None:
     """Add the commands. ``container_options`` are those of ``polynix run`` that shape a container."""
 
-    @cli.command("runner", short_help="Keep containers: serve start, exec, ps and the others in the foreground.")
+    @cli.command("runner", short_help="Keep containers, for start, exec, ps and the others.")
     @click.option("--directory", metavar="DIR", default=None, help="By default $XDG_RUNTIME_DIR/polynix.")
     @click.option("--log-level", metavar="LEVEL", default="info", show_default=True, help="debug, info, warning, error.")
     def runner(directory: str | None, log_level: str) -> int:
-        """Serve until SIGTERM or SIGINT; then the containers end, too."""
+        """Keep containers: serve start, exec, ps and the others in the foreground, until SIGTERM or SIGINT; then the containers end, too."""
         from polynix.tools import containers
 
         with one_line_errors():
@@ -109,25 +109,25 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
         with one_line_errors():
             return containers.execute(directory, name, command[1:] if command[0] == "--" else command, **options)
 
-    @cli.command("logs", short_help="Show what a container's programs wrote.")
+    @cli.command("logs")
     @RUNNER_OPTION
     @click.option("--follow", "-f", is_flag=True, help="Go on until the container ends.")
     @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time.")
     @click.option("--tail", "-n", metavar="N", type=click.IntRange(min=0), default=None, help="Only the last N lines, and with -f what follows.")
     @NAME_ARGUMENT
     def logs(directory: str | None, name: str, **options: Any) -> int:
-        """The newest 16 to 32 MiB are kept."""
+        """Show what a container's programs wrote. The newest 16 to 32 MiB are kept."""
         from polynix.tools import containers
 
         with one_line_errors():
             return containers.logs(directory, name, **options)
 
-    @cli.command("kill", short_help="Send a signal to containers.")
+    @cli.command("kill")
     @RUNNER_OPTION
     @click.option("--signal", "-s", "signal", metavar="SIGNAL", default="KILL", show_default=True, help="A name or a number.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
     def kill(directory: str | None, signal: str, names: tuple[str, ...]) -> None:
-        """The signal goes to the program that the container was started with."""
+        """Send a signal to containers. The signal goes to the program that the container was started with."""
         from polynix.tools import containers
 
         with one_line_errors(), containers.connect(directory) as connection:
@@ -135,12 +135,12 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
                 connection.kill(name, containers.signal_number(signal))
                 click.echo(name)
 
-    @cli.command("stop", short_help="Stop containers: SIGTERM, then SIGKILL.")
+    @cli.command("stop")
     @RUNNER_OPTION
     @click.option("--time", "-t", "seconds", metavar="SECONDS", type=FiniteRange(min=0), default=10.0, show_default=True, help="Time before SIGKILL.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
     def stop(directory: str | None, seconds: float, names: tuple[str, ...]) -> None:
-        """Returns when they have ended."""
+        """Stop containers: SIGTERM, then SIGKILL. Returns when they have ended."""
         from polynix.tools import containers
 
         with one_line_errors(), containers.connect(directory) as connection:
@@ -148,23 +148,23 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
                 connection.stop(name, seconds)
                 click.echo(name)
 
-    @cli.command("wait", short_help="Wait until containers end, and print their exit statuses.")
+    @cli.command("wait")
     @RUNNER_OPTION
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
     def wait(directory: str | None, names: tuple[str, ...]) -> None:
-        """128+n stands for signal n, as in a shell."""
+        """Wait until containers end, and print their exit statuses. 128+n stands for signal n, as in a shell."""
         from polynix.tools import containers
 
         with one_line_errors(), containers.connect(directory) as connection:
             for name in names:
                 click.echo(str(connection.wait(name)))
 
-    @cli.command("rm", short_help="Forget containers that have ended.")
+    @cli.command("rm")
     @RUNNER_OPTION
     @click.option("--force", "-f", is_flag=True, help="Kill those that run.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
     def remove(directory: str | None, force: bool, names: tuple[str, ...]) -> None:
-        """Their logs are removed, too."""
+        """Forget containers that have ended. Their logs are removed, too."""
         from polynix.tools import containers
 
         with one_line_errors(), containers.connect(directory) as connection:
@@ -172,11 +172,11 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
                 connection.remove(name, force=force)
                 click.echo(name)
 
-    @cli.command("inspect", short_help="Print what is known of containers, as JSON.")
+    @cli.command("inspect")
     @RUNNER_OPTION
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
     def inspect(directory: str | None, names: tuple[str, ...]) -> None:
-        """A list with one object for each."""
+        """Print what is known of containers, as JSON. A list with one object for each."""
         import json
 
         from polynix.tools import containers
@@ -185,7 +185,7 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
             click.echo(json.dumps([connection.inspect(name) for name in names], indent=2))
 
     def sleep_command(name: str, summary: str, text: str) -> None:
-        @cli.command(name, short_help=summary, help=text)
+        @cli.command(name, help=f"{summary} {text}")
         @RUNNER_OPTION
         @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
         def command(directory: str | None, names: tuple[str, ...]) -> None:
