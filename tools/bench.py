@@ -25,9 +25,10 @@ from polynix.tools.bench_containers import measure as measure_containers
 from polynix.tools.bench_rows import ROWS, Row
 from polynix.tools.bench_suspend import measure as measure_suspend
 from polynix.tools.bench_system import idle_cpu, memory_of_sleepers, wall_of_true
+from polynix.tools.bench_trace import TREE, slow_downs
 
 SOURCES = Path(__file__).parent / "bench"
-CONTAINER_ROWS = ("true", "start", "containers", "idle", "sleepers", "suspend", "wake")
+CONTAINER_ROWS = ("true", "start", "containers", "idle", "sleepers", "suspend", "wake", "trace")
 POLYNIX = [sys.executable, "-m", "polynix.tools.start", "run", "--"]
 
 
@@ -209,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 suspended = suspended or measure_suspend(POLYNIX[:-1], programs["suspend"], 4 * options.repeat)
                 label, goal = ("suspend of 50 processes", "≤ 50") if name == "suspend" else ("message to first guest instruction, asleep", "≤ 10")
                 row = entry(label, "ms", [None], [suspended[name == "wake"]], {}, goal)
+            elif name == "trace":
+                row = entry(f"`find {TREE}` traced", "of untraced", [None], slow_downs(POLYNIX[:-2], 2 * options.repeat), {}, "≤ 1.15")
             else:
                 row = run_row(ROWS[name], programs, options.repeat, peers)
             result["rows"][name] = row
