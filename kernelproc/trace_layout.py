@@ -61,13 +61,9 @@ def create_ring(megabytes: int) -> int:
     return fd
 
 
-def map_ring(path: str) -> tuple[mmap.mmap, int]:
+def map_ring(fd: int) -> tuple[mmap.mmap, int]:
     """Map a ring for writing; returns it and its number of slots. Errors: OSError, ValueError for what is no ring."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        memory = mmap.mmap(fd, os.fstat(fd).st_size)
-    finally:
-        os.close(fd)
+    memory = mmap.mmap(fd, os.fstat(fd).st_size)
     magic, version, slots, _ = HEADER.unpack_from(memory)
     if (magic, version) != (MAGIC, VERSION) or len(memory) != ring_size(slots) or slots & (slots - 1):
         raise ValueError("not a trace ring of this polynix version")

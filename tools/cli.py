@@ -136,6 +136,7 @@ Examples:
   polynix trace --format text --output calls.txt -- ls
   polynix trace --flame flame.json -- make                then open it at https://www.speedscope.app
   polynix trace --bind .:/src --workdir /src -- make      options of run go before the program
+  polynix trace --container web --seconds 10              what a running container does
 
 \b
 Open the file at https://ui.perfetto.dev (it stays in the browser), or with trace_processor.
@@ -155,17 +156,29 @@ disk what fits is in FILE.partial.
 @click.option("--buffer", "megabytes", metavar="MIB", type=click.IntRange(1, 65536), default=64, show_default=True, help="Keep the last events that fit.")
 @click.option("--format", "form", type=click.Choice(["perfetto", "text"]), default="perfetto", show_default=True, help="Of the file.")
 @click.option("--flame", metavar="FILE", default="", help="Also sample stacks, of the kernel and of the programs: FILE.json for speedscope, else folded lines.")
-@click.argument("arguments", metavar="[RUN OPTION]... PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
-def trace_command(arguments: tuple[str, ...], **options: Any) -> int:
-    """Run PROGRAM in a fresh container and write a trace: threads as tracks, system calls with decoded arguments, wake-ups, faults, signals.
+@click.option("--container", metavar="NAME", default=None, help="Trace a running container (or a kernel, by its process id) instead of a program.")
+@click.option("--seconds", "-s", metavar="S", type=FiniteRange(min=0.1), default=None, help="Trace the container for S seconds; by default until Ctrl-C.")
+@click.argument("arguments", metavar="[[RUN OPTION]... PROGRAM [ARG]...]", nargs=-1, type=click.UNPROCESSED)
+def trace_command(arguments: tuple[str, ...], container: str | None, seconds: float | None, **options: Any) -> int:
+    """Run PROGRAM in a fresh container, or watch a running one, and write a trace: threads as tracks, system calls with decoded arguments, wake-ups, faults,
+    signals.
 
     Recording costs the program a tenth of its speed in system calls; decoding comes after its end. Of a long run the last events are kept.
     """
-    from polynix.tools.trace.command import TraceOptions, trace_program
+    if bool(arguments) == (container is not None):
+        raise click.UsageError("give either a program or --container")
+    if container is None and seconds is not None:
+        raise click.UsageError("--seconds is for --container")
+    if container is not None and options["flame"]:
+        raise click.UsageError("--flame is for programs that trace starts")
+    from polynix.tools.trace.command import TraceOptions, trace_container, trace_program
     from polynix.tools.trace.output import TraceError
 
     try:
-        return trace_program(TraceOptions(**options), arguments)
+        if container is None:
+            return trace_program(TraceOptions(**options), arguments)
+        with _one_line_errors():
+            return trace_container(TraceOptions(**options), container, seconds)
     except TraceError as error:
         raise click.ClickException(str(error)) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 from typing import Any
@@ -51,6 +52,12 @@ class Inspection:
         if "error" in answer:
             raise InspectionError(answer["error"])
         return answer["result"]
+
+    def wait_for_end(self, seconds: float | None) -> None:
+        """Return when the kernel ends, or the time is over; None: whenever."""
+        watch = select.poll()
+        watch.register(self._socket, 0)  # hang-ups only
+        watch.poll(None if seconds is None else seconds * 1000)
 
     def close(self) -> None:
         self._socket.close()

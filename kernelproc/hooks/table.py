@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._usercopy import Fault
@@ -25,7 +26,7 @@ class HookTable:
     def __init__(self) -> None:
         self.hooks: dict[int, Hook] = {}  # by the owner's number
         self._by_call: dict[int, list[Hook]] = {}
-        self._originals: dict[int, table.Entry | None] = {}
+        self._wrappers: dict[int, table.Wrapper] = {}
 
     def add(self, kernel: Kernel, number: int, rule: HookRule) -> Hook:
         """Put ``rule`` in force as hook ``number``."""
@@ -33,8 +34,8 @@ class HookTable:
         for call in rule.numbers():
             hooks = self._by_call.setdefault(call, [])
             if not hooks:
-                self._originals[call] = original = table.compiled(call)
-                table.entries[call] = _hooked(call, original, hooks)
+                wrapper = self._wrappers[call] = partial(_hooked, hooks)
+                table.wrap(call, wrapper)
             hooks.append(hook)
         return hook
 
@@ -48,11 +49,12 @@ class HookTable:
             hooks.remove(hook)
             if not hooks:
                 del self._by_call[call]
-                table.entries[call] = self._originals.pop(call)
+                table.unwrap(call, self._wrappers.pop(call))
 
 
-def _hooked(number: int, original: table.Entry | None, hooks: list[Hook]) -> table.Entry:
+def _hooked(hooks: list[Hook], number: int, entry: table.Entry | None) -> table.Entry:
     """The entry of a hooked call."""
+    original = None if entry is None else table.settled(number, entry)
 
     def carry_out(call: SystemCall) -> Outcome:
         """The call itself: an int for every usual end, so that hooks see results and not exceptions."""
@@ -72,7 +74,7 @@ def _hooked(number: int, original: table.Entry | None, hooks: list[Hook]) -> tab
             return carry_out(call)
         return taken[index].act(call, lambda: pass_on(call, taken, index + 1))
 
-    def entry(task: Task, *registers: int) -> Any:
+    def hooked(task: Task, *registers: int) -> Any:
         call = SystemCall(task, number, list(registers))
         taken = [hook for hook in hooks if hook.takes(call)]
         if taken:
@@ -81,7 +83,7 @@ def _hooked(number: int, original: table.Entry | None, hooks: list[Hook]) -> tab
             return carry_out(call)
         return original(task, *registers)
 
-    return entry
+    return hooked
 
 
 async def _results_of(result: Awaitable[Any]) -> Any:

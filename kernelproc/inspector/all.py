@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 from polynix.kernelproc.inspector import descriptors, holding, mappings, tasks  # noqa: F401
-from polynix.kernelproc.modules import profile  # noqa: F401
+from polynix.kernelproc.modules import profile, trace  # noqa: F401

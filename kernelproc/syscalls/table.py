@@ -19,9 +19,11 @@ from polynix.kernelproc.uapi.unistd import SYSCALLS
 MAX_SYSCALLS = 1024
 
 Entry = Callable[..., Any]
+Wrapper = Callable[[int, "Entry | None"], Entry]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 entries: list[Entry | None] = [None] * MAX_SYSCALLS  # number -> decoder(task, a0..a5)
+_wrapped: dict[int, tuple[Entry | None, list[Wrapper]]] = {}  # number -> its own entry, and what has been put around it
 functions: dict[str, Callable[..., Any]] = {}  # name -> implementation
 names: dict[int, str] = {number: name for name, number in SYSCALLS.items()}
 
@@ -58,12 +60,22 @@ def _at_first_use(number: int, function: Callable[..., Any], call_name: str) -> 
     return entry_at_first_use
 
 
-def compiled(number: int) -> Entry | None:
-    """The entry of call ``number`` in the form that stays in the table, so that it can be wrapped and put back."""
-    entry = entries[number]
-    if entry is not None:
-        entry = entries[number] = settled(number, entry)
-    return entry
+def wrap(number: int, wrapper: Wrapper) -> None:
+    """Have ``wrapper(number, entry)`` answer call ``number`` instead of its entry; of several wrappers the last is the outermost."""
+    _, wrappers = _wrapped.setdefault(number, (entries[number], []))
+    wrappers.append(wrapper)
+    entries[number] = wrapper(number, entries[number])
+
+
+def unwrap(number: int, wrapper: Wrapper) -> None:
+    """Take a wrapper away again; calls in progress end as they began."""
+    entry, wrappers = _wrapped[number]
+    wrappers.remove(wrapper)
+    if not wrappers:
+        del _wrapped[number]
+    for remaining in wrappers:
+        entry = remaining(number, entry)
+    entries[number] = entry
 
 
 def settled(number: int, entry: Entry) -> Entry:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import struct
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._usercopy import Fault
@@ -41,36 +42,51 @@ if TYPE_CHECKING:
 _OTHER_ARGUMENTS = 6  # of calls whose signature polynix does not know
 
 # The entry of a traced call, made for its number of arguments: on this path every field that is stored costs.
-_ENTRY = """
-def entry(task, a0, a1, a2, a3, a4, a5):
-    tracer.text = b""
-    started = now()
-    try:
-        result = call(task, a0, a1, a2, a3, a4, a5)
-    except Errno as error:
-        result = -error.errno
-    except Fault:
-        result = {fault}
-    if type(result) is int:
-        {store}
-        return result
-    return tracer.other(task, number, started, result, (a0, a1, a2, a3, a4, a5))
+_MAKE_ENTRY = """
+def make_entry(tracer, call, number, kind, what, now, pack, ring, places):
+    def entry(task, a0, a1, a2, a3, a4, a5):
+        {forget}
+        started = now()
+        try:
+            result = call(task, a0, a1, a2, a3, a4, a5)
+        except Errno as error:
+            result = -error.errno
+        except Fault:
+            result = {fault}
+        if type(result) is int:
+            {store}
+            return result
+        return tracer.other(task, number, started, result, (a0, a1, a2, a3, a4, a5))
+    return entry
 """
-_PLAIN = "pack(ring, next(places), started, now(), task.tid, {what}, result{arguments})"
+_PLAIN = "pack(ring, next(places), started, now(), task.tid, what, result{arguments})"
 _WITH_PATH = """text = tracer.text
-        length = len(text)
-        if length <= {text_size}:
-            pack(ring, next(places), started, now(), task.tid, number, {kind}, length, result{arguments}, text)
-        else:
-            tracer.store({kind}, task.tid, number, started, result{arguments})"""
+            length = len(text)
+            if length <= {text_size}:
+                pack(ring, next(places), started, now(), task.tid, number, kind, length, result{arguments}, text)
+            else:
+                tracer.store(kind, task.tid, number, started, result{arguments})"""
+
+
+@cache
+def _maker(count: int, with_path: bool) -> Callable[..., table.Entry]:
+    """What makes the entries of calls with ``count`` arguments; compiled for each call, it would be a tenth of the time of a short program."""
+    arguments = "".join(f", a{index}" for index in range(count))
+    store = (_WITH_PATH if with_path else _PLAIN).format(arguments=arguments, text_size=TEXT_SIZE)
+    scope: dict[str, Any] = {"Errno": Errno, "Fault": Fault}
+    exec(_MAKE_ENTRY.format(store=store, fault=-EFAULT, forget='tracer.text = b""' if with_path else ""), scope)
+    maker: Callable[..., table.Entry] = scope["make_entry"]
+    return maker
 
 
 class Tracer(SyscallObserver):
-    """One trace, into the ring at ``path``. ``numbers`` are the calls to trace; None: all. Errors: OSError, ValueError."""
+    """One trace, into the ring that is open as ``fd``, until :meth:`stop`. ``numbers`` are the calls to trace; None: all. A kernel has one tracer at most.
+    Errors: OSError, ValueError.
+    """
 
-    def __init__(self, kernel: Kernel, path: str, numbers: frozenset[int] | None = None) -> None:
+    def __init__(self, kernel: Kernel, fd: int, numbers: frozenset[int] | None = None) -> None:
         self.kernel = kernel
-        self.ring, slots = map_ring(path)
+        self.ring, slots = map_ring(fd)
         self.slots = slots
         self._laps = 0
         self._places = itertools.chain.from_iterable(self._each_lap())  # where the next slot lies; all in C but once a lap
@@ -82,10 +98,23 @@ class Tracer(SyscallObserver):
         self._with_text = [struct.Struct(f"{SLOT}{count}Q{8 * (6 - count)}x{TEXT_SIZE}s") for count in range(7)]
         self._pack_text = struct.Struct(f"{SLOT[:-1]}{CONTINUED_SIZE}s").pack_into
         self._end = self._struct[0].pack_into
-        for number, entry in enumerate(table.entries):
-            if entry is not None and (numbers is None or number in numbers):
-                table.entries[number] = self._traced_at_first_use(number, entry)
+        self._traced_calls = [number for number, entry in enumerate(table.entries) if entry is not None and (numbers is None or number in numbers)]
+        self._undo: list[Callable[[], None]] = []
+        for number in self._traced_calls:
+            table.wrap(number, self._traced_at_first_use)
         self._wrap_neighbours()
+        for task in list(kernel.pids.tasks.values()):
+            if not task.group.is_kernel and not task.exited:
+                self.name(task.tid, task.group.pid, task.comm[:15])
+
+    def stop(self) -> None:
+        """Trace no longer; calls that are blocked are in the ring as such."""
+        for number in self._traced_calls:
+            table.unwrap(number, self._traced_at_first_use)
+        for undo in self._undo:
+            undo()
+        self.kernel.task_observers.remove(self)
+        self.close()
 
     # -- writing --------------------------------------------------------------------------------------------------------------------------
 
@@ -119,8 +148,9 @@ class Tracer(SyscallObserver):
 
     # -- system calls ---------------------------------------------------------------------------------------------------------------------
 
-    def _traced_at_first_use(self, number: int, call: table.Entry) -> table.Entry:
+    def _traced_at_first_use(self, number: int, call: table.Entry | None) -> table.Entry:
         """As the table's own: few programs use more than a quarter of it. A hook may have been wrapped around it by then."""
+        assert call is not None
         traced: table.Entry | None = None
 
         def entry(*arguments: Any) -> Any:
@@ -136,20 +166,9 @@ class Tracer(SyscallObserver):
     def _traced(self, number: int, call: table.Entry) -> table.Entry:
         shape = shape_of(table.names.get(number, str(number)))
         count = len(shape.names) if table.names.get(number) in table.functions else _OTHER_ARGUMENTS
-        arguments = "".join(f", a{index}" for index in range(count))
-        kind = int(Kind.CALL)
-        store = (_WITH_PATH if shape.paths else _PLAIN).format(kind=kind, what=number | kind << 16, arguments=arguments, text_size=TEXT_SIZE)
-        pack = (self._with_text if shape.paths else self._plain)[count].pack_into
-        source = _ENTRY.format(store=store, fault=-EFAULT)
-        if not shape.paths:
-            source = source.replace('    tracer.text = b""\n', "")
-        scope: dict[str, Any] = {
-            "tracer": self, "call": call, "number": number, "now": self.now, "pack": pack, "ring": self.ring,
-            "places": self._places, "Errno": Errno, "Fault": Fault,
-        }  # fmt: skip
-        exec(source, scope)
-        entry: table.Entry = scope["entry"]
-        return entry
+        kind, with_path = int(Kind.CALL), bool(shape.paths)
+        pack = (self._with_text if with_path else self._plain)[count].pack_into
+        return _maker(count, with_path)(self, call, number, kind, number | kind << 16, self.now, pack, self.ring, self._places)
 
     def other(self, task: Task, number: int, started: int, result: Any, arguments: tuple[int, ...]) -> Any:
         """A call that blocks, or does not return in the usual way."""
@@ -197,9 +216,9 @@ class Tracer(SyscallObserver):
             self.text = self.text + b"\0" + path if self.text else path
             return path
 
-        engine.wake = traced_wake  # type: ignore[method-assign]
-        loop.handle_page_fault = traced_page_fault  # type: ignore[method-assign]
-        Task.read_path = traced_read_path  # type: ignore[method-assign,assignment]
+        self._replace(engine, "wake", traced_wake)
+        self._replace(loop, "handle_page_fault", traced_page_fault)
+        self._replace(Task, "read_path", traced_read_path)
         if region is not None:
             add_task, set_comm = region.add_task, region.set_comm
 
@@ -213,8 +232,13 @@ class Tracer(SyscallObserver):
                 if row[TaskWord.TID]:
                     self.name(row[TaskWord.TID], row[TaskWord.PID], comm[:15])
 
-            region.add_task = traced_add  # type: ignore[method-assign]
-            region.set_comm = traced_name  # type: ignore[method-assign]
+            self._replace(region, "add_task", traced_add)
+            self._replace(region, "set_comm", traced_name)
+
+    def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        before = vars(owner).get(name)  # none: an object whose class has the method
+        setattr(owner, name, function)
+        self._undo.append(lambda: delattr(owner, name) if before is None else setattr(owner, name, before))
 
     # An observer of tasks.
 

@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING
 from polynix.kernelproc.trace_layout import SAMPLES_START, create_ring
 from polynix.runner.trace import LOG_VARIABLE, TraceEvent, log_to, read_log
 from polynix.tools import start
+from polynix.tools.inspection import Inspection
+from polynix.tools.selection import NoKernel, one_kernel
 from polynix.tools.trace.output import Output, TraceError, whole_lines
 from polynix.tools.write_files import write_files
 
@@ -52,11 +54,42 @@ def trace_program(options: TraceOptions, arguments: tuple[str, ...]) -> int:
         trace = outputs.enter_context(Output(options.output))
         flame = outputs.enter_context(Output(options.flame)) if options.flame else None
         status = run_traced(["run", *features, *arguments], log, options.form)
-        writes = [lambda: write_trace(ring, read_log(log), trace, options.form)]
+        from polynix.tools.trace.reader import TraceReader
+
+        reader = TraceReader(ring)
+        writes = []
+        if len(reader):  # else it could not start, and has said why
+            writes.append(lambda: write_trace(reader, read_log(log), trace, options.form))
         if flame is not None:
             writes.append(lambda: write_samples(samples, flame))
         write_files(TraceError, *writes)
     return status
+
+
+def trace_container(options: TraceOptions, container: str, seconds: float | None) -> int:
+    """Trace a running container for ``seconds``, or until Ctrl-C; either way until it ends. Errors: TraceError, NoKernel, InspectionError."""
+    kernel = one_kernel(container)
+    with Output(options.output) as output, Inspection(kernel) as inspection:
+        number = inspection.request("trace.start", megabytes=options.megabytes, filter=options.call_filter)
+        try:
+            ring = os.open(f"/proc/{kernel}/fd/{number}", os.O_RDONLY)
+        except OSError:
+            raise NoKernel(f"kernel {kernel} ended") from None
+        for interrupt in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(interrupt, signal.default_int_handler)
+        try:
+            if seconds is None:
+                print(f"polynix: tracing {container} until Ctrl-C", file=sys.stderr)
+            import_writers(options.form)
+            inspection.wait_for_end(seconds)
+        except KeyboardInterrupt:
+            pass
+        with contextlib.suppress(NoKernel):  # it died, and the ring is ours
+            inspection.request("trace.stop")
+        from polynix.tools.trace.reader import TraceReader
+
+        write_trace(TraceReader(ring), [], output, options.form)
+    return 0
 
 
 def check_filter(text: str) -> None:
@@ -101,13 +134,8 @@ def import_writers(form: str) -> None:
         from polynix.tools.trace import perfetto_file  # noqa: F401
 
 
-def write_trace(ring: int, runner_events: list[TraceEvent], output: Output, form: str) -> None:
-    """Decode all that the ring holds; nothing is written for a program that did not start. Errors: TraceError."""
-    from polynix.tools.trace.reader import TraceReader
-
-    reader = TraceReader(ring)
-    if not len(reader):
-        return  # whoever started it has said why
+def write_trace(reader: TraceReader, runner_events: list[TraceEvent], output: Output, form: str) -> None:
+    """Decode all that the ring holds. Errors: TraceError."""
     if form == "text":
         from polynix.tools.trace.text_file import write_text
 
