@@ -40,7 +40,7 @@ test-fast: build ## no guest programs: unit and property tests
 soak: setup build ## long runs: 5000 seeded kills, many rounds of the hostile suite, stress
 	POLYNIX_SOAK=1 $(PYTEST) tests -m soak --timeout 7200
 
-bench: setup build ## DESIGN.md's microbenchmarks, native and polynix interleaved, peers beside them; proxied channels beside bare zmq
+bench: setup build ## the table of README.md: microbenchmarks, native and polynix interleaved, peers beside them; proxied channels beside bare zmq
 	$(BIN)/python -m polynix.tools.bench
 	$(BIN)/python -m polynix.tools.bench_ipc
 

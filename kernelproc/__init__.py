@@ -1,5 +1,4 @@
 """The initial process of one container: a Linux kernel whose every object is a Python object.
 
-Floors, each of which imports only what lies below it: ``main`` · ``syscall_loop`` · ``syscalls/ fs/ devices/ modules/`` ·
-``signals/ task/`` · ``vfs/`` · ``kernel registry`` · ``engine wait_queue kthreads clock`` · ``uapi/``.
+It is built in floors, from ``uapi/`` to ``main``, each of which imports only what lies below it; docs/architecture.md lists them.
 """

@@ -1,6 +1,6 @@
 """The container as a component: the kernel process waits for one Start, boots, and tells its end over the ComponentController.
 
-The order is Starnix's (STARNIX.md, "Container start order" and "Exit and reaping"): the end of init, Stop, Kill, the end of the controller's channel and
+The order is Starnix's (``kernel/runner/src/container.rs``): the end of init, Stop, Kill, the end of the controller's channel and
 the end of the session all end the container.
 """
 

@@ -1,7 +1,7 @@
 """Boot: waits for the container to be asked for, builds its Kernel, mounts its file systems, serves its protocols, runs the loop, and takes
 everything down.
 
-The order is Starnix's (STARNIX.md, "Container start order"): kernel object, features, root file system, device nodes and virtual
+The order is Starnix's (``kernel/runner/src/container.rs``): kernel object, features, root file system, device nodes and virtual
 file systems, init.
 """
 

@@ -1,5 +1,5 @@
-"""What of one container has a name on the host: the run directory with the control socket, and the shared kernel region in
-/dev/shm. Both are removed by whoever survives.
+"""What of a runner and its containers has a name on the host: the runner's directory with its sockets, and the kernels' shared regions in
+/dev/shm. All are removed by whoever survives.
 
 A lock (``flock``) is held on each by every process of the container that would clean up, so that one whose lock is free belongs
 to nobody: the next start sweeps those.

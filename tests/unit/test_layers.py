@@ -14,15 +14,15 @@ MAY_IMPORT = {
     "addrspace": {"addrspace"},
     "ipc": {"ipc"},
     "kernelproc": {"kernelproc", "addrspace", "ipc"},
-    "runner": {"runner", "ipc", "polynix", "kernelproc"},
+    "runner": {"runner", "ipc", "kernelproc"},
     "tools": {"tools", "polynix", "runner", "ipc", "kernelproc"},
     "polynix": {"polynix", "runner", "kernelproc"},
 }
 # Of the kernel, those above it know what it is started with and what it shows, and nothing of how it works.
 FROM_KERNELPROC = {
-    "runner": {"main", "options", "host_check", "region_layout", "shared_region", "hook_rule"},
+    "runner": {"main", "options", "host_check", "region_layout", "hook_rule"},
     "polynix": {"hook_rule", "hooks", "scripting", "vfs", "errno"},  # what polynix.scripting shows
-    "tools": {"host_accounting", "latency_buckets", "region_layout", "shared_region", "uapi", "trace_layout", "hook_rule", "strace", "syscalls"},
+    "tools": {"host_accounting", "latency_buckets", "region_layout", "shared_region", "trace_layout", "hook_rule", "strace", "syscalls"},
 }
 
 

@@ -1,4 +1,4 @@
-"""The pager: the seed's test, and what damaged images and odd requests lead to. Backing memory is a real file, as in a runner."""
+"""The pager: Starnix's test, and what damaged images and odd requests lead to. Backing memory is a real file, as in a runner."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def numbered(block: int) -> bytes:
     return bytes([block % 251]) * BLOCK
 
 
-# -- the seed's test -------------------------------------------------------------------------------------------------------------
+# -- Starnix's test ---------------------------------------------------------------------------------------------------------------
 
 
 def test_pager(pager: Pager) -> None:

@@ -1,4 +1,4 @@
-"""ChannelProxy: the seed's four tests, and what it promises under load."""
+"""ChannelProxy: Starnix's four tests, and what it promises under load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_proxy_for_test(proxy: ChannelProxy) -> asyncio.Task[None]:
     return asyncio.create_task(start_proxy(proxy, new_wake_sources()))
 
 
-# -- the seed's tests ------------------------------------------------------------------------------------------------------------
+# -- Starnix's tests --------------------------------------------------------------------------------------------------------------
 
 
 def test_peer_closed_kernel() -> None:
