@@ -105,6 +105,7 @@ struct Slot {
     uint64_t spin; /* ns */
     bool calm;     /* it was told not to spin */
     bool pinned;   /* to our CPU */
+    bool own_cpus; /* somebody else says where it runs: not to be pinned */
     uint32_t talks, gathering; /* calls in this gathering */
     uint32_t gap_us;           /* the running mean of what it computes between calls */
     uint64_t resumed_at;       /* time stamp */

@@ -45,7 +45,7 @@ static void release_slow(Monitor *monitor)
 void pin_consider(Slot *slot)
 {
     Monitor *monitor = slot->stub->monitor;
-    if (slot->pinned)
+    if (slot->pinned || slot->own_cpus)
         return;
     release_slow(monitor);
     if (slot->index || slot->stub->reaped)

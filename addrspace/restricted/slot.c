@@ -269,6 +269,16 @@ static PyObject *slot_resume_syscall(Slot *slot, PyObject *result)
 }
 
 /* The answer will take long: the thread may stop spinning. */
+static PyObject *slot_set_own_cpus(Slot *slot, PyObject *value)
+{
+    int own = PyObject_IsTrue(value);
+    if (own < 0)
+        return NULL;
+    pin_remove(slot);
+    slot->own_cpus = own;
+    Py_RETURN_NONE;
+}
+
 static PyObject *slot_calm_down(Slot *slot, PyObject *unused)
 {
     if (slot->stub->area && slot->state == SLOT_HELD) {
@@ -398,6 +408,7 @@ static PyMethodDef methods[] = {
     NOARGS(batch_results, "results of the last batch"),
     {"resume", (PyCFunction)(void (*)(void))slot_resume, METH_VARARGS | METH_KEYWORDS, "run the batch, then the guest"},
     {"resume_syscall", (PyCFunction)slot_resume_syscall, METH_O, "set rax and resume"},
+    {"set_own_cpus", (PyCFunction)slot_set_own_cpus, METH_O, "set_own_cpus(own): the caller sets, or no longer sets, the thread's CPUs; it is not pinned then"},
     NOARGS(calm_down, "the answer will take long: sleep, don't spin"),
     NOARGS(park, "keep the idle thread for reuse"),
     NOARGS(exit_thread, "end the host thread"),

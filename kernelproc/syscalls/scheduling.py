@@ -1,6 +1,6 @@
 """Scheduling: policies, priorities, affinity, yielding (man 7 sched).
 
-Scheduling itself is the host's: the settings are checked, kept, inherited and shown as Linux does, and the host threads run as the host sees fit.
+The settings are checked, kept, inherited and shown as Linux does; what host threads have of them, :mod:`polynix.kernelproc.task.scheduling` says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import Int, Pid, UInt
-from polynix.kernelproc.task.scheduling import scheduling_of
+from polynix.kernelproc.task.scheduling import scheduling_of, settings_changed
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.capability import CAP_SYS_NICE
 from polynix.kernelproc.uapi.errno import E2BIG, EACCES, EINVAL, EPERM, ESRCH
@@ -98,6 +98,7 @@ def sched_setaffinity(task: Task, pid: Pid, length: UInt, address: UserAddress) 
     if not cpus:
         return -EINVAL
     target.affinity = cpus
+    settings_changed(target)
     return 0
 
 
@@ -126,6 +127,7 @@ def _set_policy(task: Task, pid: int, policy: int, priority: int, reset_on_fork:
     settings.policy, settings.priority, settings.reset_on_fork = policy, priority, reset_on_fork
     if nice is not None:
         target.nice = nice
+        settings_changed(target)
     return 0
 
 
@@ -279,6 +281,7 @@ def setpriority(task: Task, which: Int, who: Int, nice: Int) -> int:
             result = -EACCES
         else:
             target.nice = nice
+            settings_changed(target)
             if result == -ESRCH:
                 result = 0
     return result

@@ -15,6 +15,7 @@ from polynix.kernelproc.task.credentials import Credentials
 from polynix.kernelproc.task.elf import ElfImage, load_elf, parse_elf, parse_interpreter, read_file
 from polynix.kernelproc.task.process_group import ProcessGroup, Session
 from polynix.kernelproc.task.resource_limits import ResourceLimits
+from polynix.kernelproc.task.scheduling import host_thread_changed
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, ELOOP, ENOENT, ENOEXEC, ENOMEM, ENOSPC, ETXTBSY
@@ -168,6 +169,7 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
     task.group.dumpable = 0 if secure else 1
     task_exit.release_vfork_parent(task)
     cpu_time.publish(task)
+    host_thread_changed(task)
 
 
 async def start_program(

@@ -17,7 +17,7 @@ from polynix.kernelproc.region_layout import TaskWord
 from polynix.kernelproc.signals.signal_state import ProcessSignals
 from polynix.kernelproc.task import cpu_time
 from polynix.kernelproc.task.cpu_limit import watch_cpu_limit
-from polynix.kernelproc.task.scheduling import inherit_scheduling
+from polynix.kernelproc.task.scheduling import host_thread_changed, inherit_scheduling
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
 from polynix.kernelproc.track_stub import track_stub
@@ -274,6 +274,7 @@ def _start(child: Task, slot: Slot, frame: bytes) -> None:
     slot.task = child
     child.slot = slot
     cpu_time.publish(child)
+    host_thread_changed(child)
     child.kernel.loop.start(child)
 
 

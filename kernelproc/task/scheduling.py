@@ -1,12 +1,18 @@
-"""Scheduling settings of a task: policy, real-time priority, I/O priority. Scheduling itself is the host's; these are kept, inherited and shown."""
+"""Scheduling settings of a task. Scheduling itself is the host's.
+
+Nice values above zero and affinities are handed on to the host thread, so that a niced guest gives way to the rest of the machine; policies, real-time and I/O
+priorities, and nice values below zero, which would put a guest before its own kernel, are kept, inherited and shown.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.uapi.sched import SCHED_FIFO, SCHED_NORMAL, SCHED_RR
 
 if TYPE_CHECKING:
+    from polynix.addrspace._restricted import Slot
     from polynix.kernelproc.task.task import Task
 
 
@@ -43,3 +49,40 @@ def inherit_scheduling(parent: Task, child: Task) -> None:
         child.nice = max(child.nice, 0)
     else:
         own.policy, own.priority = settings.policy, settings.priority
+
+
+class HostScheduling:
+    """In ``kernel.expando`` from the first setting on that concerns host threads; until then nobody has to look after them."""
+
+    def __init__(self) -> None:
+        self.nice = os.getpriority(os.PRIO_PROCESS, 0)  # the kernel process's own: what a guest's is added to
+
+
+def settings_changed(task: Task) -> None:
+    """``task`` has a new nice value or affinity."""
+    task.kernel.expando.get(HostScheduling)
+    host_thread_changed(task)
+
+
+def host_thread_changed(task: Task) -> None:
+    """``task`` has got another host thread: let that have its settings, as far as the kernel process may."""
+    host, slot = task.kernel.expando.peek(HostScheduling), task.slot
+    if host is None or slot is None or task.borrowed_from is not None:
+        return
+    thread = _host_thread(slot)
+    if not thread:
+        return  # just being made, it will have its maker's settings
+    try:
+        slot.set_own_cpus(task.affinity != task.kernel.cpus)
+        os.sched_setaffinity(thread, task.affinity)
+        os.setpriority(os.PRIO_PROCESS, thread, min(host.nice + max(task.nice, 0), 19))
+    except OSError:
+        pass  # it has ended; or it was niced before, and going back takes a privilege
+
+
+def _host_thread(slot: Slot) -> int:
+    """The number of a host thread that is certain to be of its stub, 0 for none: what a slot says of its thread, the guest can forge."""
+    pid = slot.stub.pid
+    if not slot.index:
+        return pid
+    return slot.tid if os.path.exists(f"/proc/{pid}/task/{slot.tid}") else 0

@@ -470,3 +470,21 @@ def test_a_pinned_thread_that_computes_is_let_go(machine: Machine) -> None:
         assert os.sched_getaffinity(guest.stub.pid) == cpus
     finally:
         machine.monitor.scatter()
+
+
+def test_a_thread_whose_cpus_are_set_is_not_pinned(machine: Machine) -> None:
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2:
+        pytest.skip("one CPU")
+    guest = machine.guest(GETPPID_LOOP)
+    try:
+        assert machine.monitor.gather()
+        elsewhere = cpus - os.sched_getaffinity(0)
+        guest.slot.set_own_cpus(True)
+        os.sched_setaffinity(guest.stub.pid, elsewhere)
+        for _ in range(400):
+            guest.next_syscall()
+            guest.slot.resume_syscall(0)
+    finally:
+        machine.monitor.scatter()
+    assert os.sched_getaffinity(guest.stub.pid) == elsewhere
