@@ -52,6 +52,7 @@ BATCH: Final[int]
 THREAD_STARTED: Final[int]
 HOSTILE: Final[int]
 SYSCALL_SAMPLE: Final[int]
+FOREIGN_SYSCALL: Final[int]
 
 # Indices of Slot.registers().
 REG_R8: Final[int]

@@ -18,49 +18,44 @@ MAX_FDS_AT_ONCE = 32
 Call = tuple[int, int, int, int, int, int, int]
 
 
-class HostCalls:
-    """An ordered list of host calls for one stub."""
+class HostCalls(list[tuple[Call, MemoryObject | None]]):
+    """The host calls that wait for one stub, in order, each with the memory object that it maps.
 
-    __slots__ = ("_calls",)
+    A list, since every way back to a guest looks whether it is empty.
+    """
 
-    def __init__(self) -> None:
-        self._calls: list[tuple[Call, MemoryObject | None]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._calls)
+    __slots__ = ()
 
     def map_region(self, start: int, end: int, prot: int) -> None:
         """Map the restricted region at its identity place."""
-        calls = self._calls
-        if calls:
-            (nr, address, length, last_prot, _flags, fd, _offset), _ = calls[-1]
+        if self:
+            (nr, address, length, last_prot, _flags, fd, _offset), _ = self[-1]
             if nr == NR_MMAP and fd == REGION_FD and address + length == start and last_prot == prot:
-                calls[-1] = ((NR_MMAP, address, end - address, prot, MAP_SHARED | MAP_FIXED, REGION_FD, address), None)
+                self[-1] = ((NR_MMAP, address, end - address, prot, MAP_SHARED | MAP_FIXED, REGION_FD, address), None)
                 return
-        calls.append(((NR_MMAP, start, end - start, prot, MAP_SHARED | MAP_FIXED, REGION_FD, start), None))
+        self.append(((NR_MMAP, start, end - start, prot, MAP_SHARED | MAP_FIXED, REGION_FD, start), None))
 
     def map_object(self, start: int, end: int, prot: int, obj: MemoryObject, offset: int, *, private: bool) -> None:
         """Map another memory object."""
         flags = (MAP_PRIVATE if private else MAP_SHARED) | MAP_FIXED
-        self._calls.append(((NR_MMAP, start, end - start, prot, flags, -1, offset), obj))
+        self.append(((NR_MMAP, start, end - start, prot, flags, -1, offset), obj))
 
     def unmap(self, start: int, end: int) -> None:
-        self._calls.append(((NR_MUNMAP, start, end - start, 0, 0, 0, 0), None))
+        self.append(((NR_MUNMAP, start, end - start, 0, 0, 0, 0), None))
 
     def protect(self, start: int, end: int, prot: int) -> None:
-        self._calls.append(((NR_MPROTECT, start, end - start, prot, 0, 0, 0), None))
+        self.append(((NR_MPROTECT, start, end - start, prot, 0, 0, 0), None))
 
     def push(self, slot: Slot) -> bool:
         """Move calls into ``slot``'s batch; True when all are in, False when the rest needs another hand-off (resume with ``report_back``).
 
         Descriptors live for one batch: they are received first, named by their order, and closed by the stub at the batch's end.
         """
-        calls = self._calls
         room = slot.batch_room - 1
         numbers: dict[int, int] = {}
         fds: list[int] = []
         batch: list[Call] = []
-        for call, obj in calls:
+        for call, obj in self:
             if len(batch) == room:
                 break
             if obj is not None:
@@ -77,5 +72,5 @@ class HostCalls:
             slot.push_recv_fds(len(fds))
         for call in batch:
             slot.push(*call)
-        del calls[: len(batch)]
-        return not calls
+        del self[: len(batch)]
+        return not self

@@ -299,7 +299,8 @@ class Engine:
         if spin:
             slots, events = found = monitor.wait(0, spin)
             if slots or events or self._messages:
-                policy.succeeded()
+                if policy.unsettled:
+                    policy.succeeded()
                 return found
             policy.failed()
         policy.before_sleep()

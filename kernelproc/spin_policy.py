@@ -42,11 +42,14 @@ STEADY_SUCCESSES = 64  # in a row: the next quiet time is short again
 
 
 class SpinPolicy:
-    """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns; ``hot`` says which mode it is."""
+    """Decides each wait's spin, and learns from how it ended. ``now`` is a monotonic clock in ns; ``hot`` says which mode it is.
+
+    ``unsettled``: something failed not long ago, so that it matters whether spins succeed.
+    """
 
     __slots__ = (
         "_failures", "_first_spins", "_gathered", "_late_limit", "_patience", "_prompt", "_quiet_ns", "_quiet_until", "_slept_at", "_successes",
-        "cpus", "hot", "monitor", "now",
+        "cpus", "hot", "monitor", "now", "unsettled",
     )  # fmt: skip
 
     def __init__(self, monitor: Monitor, cpus: int | None = None, now: Callable[[], int] = time.monotonic_ns) -> None:
@@ -54,6 +57,7 @@ class SpinPolicy:
         self.cpus = cpus or len(os.sched_getaffinity(0))
         self.now = now
         self.hot = True
+        self.unsettled = False
         self._successes = 0
         self._failures = 0
         self._prompt = 0
@@ -100,16 +104,18 @@ class SpinPolicy:
         self._first_spins = FIRST_SPINS
 
     def succeeded(self) -> None:
-        """The wait that was allowed to spin found something to do."""
+        """The wait that was allowed to spin found something to do. Nobody need say so unless ``unsettled``."""
         self._failures = 0
         self._successes += 1
         if self._successes >= STEADY_SUCCESSES:
+            self.unsettled = False
             self._successes = 0
             self._patience = 1
             self._quiet_ns = FIRST_QUIET_NS
 
     def failed(self) -> None:
         """It spun in vain."""
+        self.unsettled = True
         self._failures += 1
         if self._failures >= FAILURES_ALLOWED:
             self.hot = False

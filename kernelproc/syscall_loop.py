@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace._restricted import (
     BATCH,
+    FOREIGN_SYSCALL,
     HOSTILE,
     KICK,
     READY,
@@ -79,11 +80,11 @@ IO_WORDS = {
 }
 
 
-def count_io(task: Task, number: int, count: int) -> None:
-    """Account a transfer for /proc/PID/io."""
+def count_io(counters: memoryview[int], number: int, count: int) -> None:
+    """Account a transfer for /proc/PID/io, in a task's counters."""
     amount, calls = IO_WORDS[number]
-    task.counters[amount] += count
-    task.counters[calls] += 1
+    counters[amount] += count
+    counters[calls] += 1
 
 
 class RestrictedModeUnavailable(Exception):
@@ -141,6 +142,9 @@ class SyscallLoop:
         elif reason == SYSCALL_SAMPLE:
             consider_patching(task, slot)
             self.dispatch(task, slot)
+        elif reason == FOREIGN_SYSCALL:
+            track_stub("32-bit system call entry", slot.syscall()[0])
+            self.return_to_user(task, -ENOSYS)
         elif reason == BATCH:
             self._batch_done(task, slot)
         elif reason == READY:
@@ -158,9 +162,10 @@ class SyscallLoop:
         number, a0, a1, a2, a3, a4, a5 = call = slot.syscall()
         task.current_syscall = call
         task.in_syscall = True
-        task.counters[SYSCALL_COUNT] += 1
+        counters = task.counters
+        counters[SYSCALL_COUNT] += 1
         entry = entries[number] if number < MAX_SYSCALLS else None
-        if entry is None or self.observers or task.seccomp is not None or slot.arch != AUDIT_ARCH_X86_64:
+        if entry is None or self.observers or task.seccomp is not None:
             self._dispatch_observed(task, slot, entry, call)
             return
         try:
@@ -173,7 +178,7 @@ class SyscallLoop:
             result = self._internal_error(task, call, error)
         if type(result) is int:
             if result > 0 and number in IO_WORDS:
-                count_io(task, number, result)
+                count_io(counters, number, result)
             if task.attention or task.mm.calls:
                 self.return_to_user(task, result)
             else:
@@ -189,11 +194,7 @@ class SyscallLoop:
                 slot.calm_down()
 
     def _dispatch_observed(self, task: Task, slot: Slot, entry: Any, call: tuple[int, ...]) -> None:
-        """The slow way: foreign entries, unknown calls, the guest's own seccomp, observers (strace, counters)."""
-        if slot.arch != AUDIT_ARCH_X86_64:
-            track_stub("32-bit system call entry", call[0])
-            self.return_to_user(task, -ENOSYS)
-            return
+        """The slow way: unknown calls, the guest's own seccomp, observers (strace, counters)."""
         if task.seccomp is not None:
             from polynix.kernelproc import seccomp
 
@@ -248,7 +249,7 @@ class SyscallLoop:
             if type(value) is int:
                 number = task.current_syscall[0]
                 if value > 0 and number in IO_WORDS:
-                    count_io(task, number, value)
+                    count_io(task.counters, number, value)
                 slot = task.slot
                 if slot is not None and not task.attention and not task.mm.calls and self.keep_back is None:
                     task.in_syscall = False

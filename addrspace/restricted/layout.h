@@ -63,6 +63,8 @@
 #define HOSTILE 7
 /* A system call like any other; its thread's process traps often. */
 #define SYSCALL_SAMPLE 8
+/* A system call through the entry of another architecture, int $0x80. */
+#define FOREIGN_SYSCALL 9
 
 /* What a stub writes to control.why: a signal number, or one of these. */
 #define WHY_READY 0x100
@@ -178,7 +180,7 @@ _Static_assert(CONTROL_SIZE - __builtin_offsetof(struct control, start_stack) >=
     X(GUEST_LIMIT) X(STUB_TEXT) X(GUEST_VDSO) X(VDSO_BASE) X(VDSO_END) X(VDSO_ADDRESS) X(KERNEL_PAGE) X(CONTROL_BASE) \
     X(SLOT_SIZE) X(CONTROL_SIZE) X(SLOT_COUNT) X(CONTROL_AREA_SIZE) \
     X(DOORBELL_FD) X(CONTROL_FD) X(REGION_FD) X(SOCKET_FD) X(KERNEL_PAGE_FD) X(FIRST_INSTALLED_FD) X(MAX_PASSED_FDS) \
-    X(KICK_SIGNAL) X(READY) X(SYSCALL) X(SIGNAL) X(KICK) X(BATCH) X(THREAD_STARTED) X(HOSTILE) X(SYSCALL_SAMPLE) X(BATCH_CAPACITY) \
+    X(KICK_SIGNAL) X(READY) X(SYSCALL) X(SIGNAL) X(KICK) X(BATCH) X(THREAD_STARTED) X(HOSTILE) X(SYSCALL_SAMPLE) X(FOREIGN_SYSCALL) X(BATCH_CAPACITY) \
     X(PATCHED_CALL) X(SUSPENDED_NS) X(HOST_CLOCK_GETTIME) X(HOST_GETTIMEOFDAY) X(HOST_TIME) X(HOST_CLOCK_GETRES) X(HOST_GETCPU)
 
 #endif

@@ -69,8 +69,10 @@ static uint32_t checked_offset(uint32_t offset, uint32_t size)
     return offset >= ALTERNATE_STACK_OFFSET && offset <= SLOT_SIZE - size && offset % 8 == 0 ? offset : 0;
 }
 
-static int trapped_call(Stub *stub)
+static int trapped_call(Stub *stub, uint32_t architecture)
 {
+    if (architecture != AUDIT_ARCH_X86_64)
+        return FOREIGN_SYSCALL;
     if (++stub->traps != stub->monitor->sample_period)
         return SYSCALL;
     stub->traps = 0;
@@ -109,7 +111,7 @@ static int accept_exit(Slot *slot)
         if (!frame || !information || why == 0)
             slot->reason = HOSTILE;
         else
-            slot->reason = why == SIGSYS ? trapped_call(slot->stub) : why == KICK_SIGNAL ? KICK : SIGNAL;
+            slot->reason = why == SIGSYS ? trapped_call(slot->stub, slot->architecture) : why == KICK_SIGNAL ? KICK : SIGNAL;
         return 0;
     }
     if (why == WHY_KICKED && slot->frame) {
