@@ -44,7 +44,6 @@ from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.epoll import EPOLLIN
 from polynix.kernelproc.uapi.errno import EFAULT, EINVAL, EIO, ENOSYS
 from polynix.kernelproc.uapi.mman import PROT_EXEC, PROT_READ, PROT_WRITE
-from polynix.kernelproc.uapi.seccomp import AUDIT_ARCH_X86_64
 from polynix.kernelproc.uapi.signal import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SIGBUS, SIGKILL, SIGSEGV, SIGSYS
 from polynix.kernelproc.uapi.unistd import (
     NR_pread64,

@@ -67,6 +67,12 @@ static PyObject *bytes_in(UserMap *map, uint64_t address, uint64_t n, bool all, 
     return data;
 }
 
+PyObject *user_map_bytes(UserMap *map, uint64_t address, uint64_t n)
+{
+    uint64_t done;
+    return bytes_in(map, address, n, false, &done);
+}
+
 static bool address_and_size(const char *name, PyObject *const *args, Py_ssize_t nargs, uint64_t *address, uint64_t *n)
 {
     return arguments_check(name, nargs, 2, 2) && user_address_get(args[0], address) && argument_size(args[1], n);
@@ -80,8 +86,8 @@ static PyObject *copy_in(PyObject *map, PyObject *const *args, Py_ssize_t nargs)
 
 static PyObject *copy_in_partial(PyObject *map, PyObject *const *args, Py_ssize_t nargs)
 {
-    uint64_t address, n, done;
-    return address_and_size("copy_in_partial", args, nargs, &address, &n) ? bytes_in((UserMap *)map, address, n, false, &done) : NULL;
+    uint64_t address, n;
+    return address_and_size("copy_in_partial", args, nargs, &address, &n) ? user_map_bytes((UserMap *)map, address, n) : NULL;
 }
 
 static PyObject *buffer_out(const char *name, PyObject *map, PyObject *const *args, Py_ssize_t nargs, bool all)
@@ -115,24 +121,29 @@ static PyObject *copy_out_all(PyObject *map, PyObject *const *args, Py_ssize_t n
     return buffer_out("copy_out_all", map, args, nargs, true);
 }
 
-static PyObject *zero(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+int64_t user_map_zero(UserMap *map, uint64_t address, uint64_t n)
 {
-    uint64_t address, n, done = 0;
-    if (!address_and_size("zero", args, nargs, &address, &n))
-        return NULL;
+    uint64_t done = 0;
     while (done < n) {
         struct span span;
-        int result = user_map_span((UserMap *)op, address + done, n - done, true, &span);
-        if (result < 0)
-            return NULL;
+        int result = user_map_span(map, address + done, n - done, true, &span);
         if (result)
-            break;
+            return result < 0 ? -1 : (int64_t)done;
         uint64_t left = recover_zero(span.ptr, span.length);
         done += span.length - left;
         if (left)
             break;
     }
-    return PyLong_FromUnsignedLongLong(done);
+    return (int64_t)done;
+}
+
+static PyObject *zero(PyObject *map, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t address, n;
+    if (!address_and_size("zero", args, nargs, &address, &n))
+        return NULL;
+    int64_t done = user_map_zero((UserMap *)map, address, n);
+    return done < 0 ? NULL : PyLong_FromLongLong(done);
 }
 
 /* The guest may change the string meanwhile: each byte is read once, and the NUL is looked for in the copy. */

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #define VECTORS 1024 /* the host's IOV_MAX */
-#define LARGEST_TRANSFER 0x7ffff000ull
 #define UNMAPPED ((void *)8) /* in page 0: where guest memory faults, so does the host's call, and in its own order of checks */
 
 struct vectors {
@@ -42,49 +41,58 @@ static bool gather(UserMap *map, struct vectors *v, uint64_t address, uint64_t n
     return v->total < LARGEST_TRANSFER;
 }
 
-static PyObject *transfer(struct vectors *v, int result, int fd, long long offset, int flags, bool write)
+static bool transfer(struct vectors *v, int result, const struct host_position *position, bool write, int64_t *done)
 {
-    ssize_t done = -1;
     if (result >= 0) {
         int count = v->count;
         if (v->faulted && count < VECTORS)
             v->iov[count++] = (struct iovec){.iov_base = UNMAPPED, .iov_len = PAGE_SIZE - 8};
-        if ((done = syscall(write ? SYS_preadv2 : SYS_pwritev2, fd, v->iov, count, offset < 0 ? -1ll : offset, 0, flags)) < 0)
-            done = -errno;
+        long long offset = position->offset < 0 ? -1ll : position->offset;
+        *done = syscall(write ? SYS_preadv2 : SYS_pwritev2, position->fd, v->iov, count, offset, 0, position->flags);
+        if (*done < 0)
+            *done = -errno;
     }
     for (int i = 0; i < v->count; i++)
         window_unpin(v->windows[i]);
-    return result < 0 ? NULL : PyLong_FromSsize_t(done);
+    return result >= 0;
 }
 
-static bool descriptor_and_position(PyObject *fd, PyObject *offset, PyObject *flags, int *host_fd, long long *position, int *host_flags)
+bool host_position_get(PyObject *fd, PyObject *offset, PyObject *flags, struct host_position *position)
 {
-    *host_fd = (int)PyLong_AsLong(fd);
-    *position = PyLong_AsLongLong(offset);
-    *host_flags = flags ? (int)PyLong_AsLong(flags) : 0;
+    position->fd = (int)PyLong_AsLong(fd);
+    position->offset = PyLong_AsLongLong(offset);
+    position->flags = flags ? (int)PyLong_AsLong(flags) : 0;
     return !PyErr_Occurred();
+}
+
+bool user_map_host_io(UserMap *map, uint64_t address, uint64_t n, const struct host_position *position, bool write, int64_t *done)
+{
+    int result = 0;
+    struct vectors v;
+    v.count = 0, v.total = 0, v.faulted = false;
+    gather(map, &v, address, n, write, &result);
+    return transfer(&v, result, position, write, done);
 }
 
 static PyObject *one(const char *name, PyObject *map, PyObject *const *args, Py_ssize_t nargs, bool write)
 {
-    int fd, flags, result = 0;
-    long long offset;
+    struct host_position position;
     uint64_t address, n;
-    struct vectors v;
+    int64_t done;
     if (!arguments_check(name, nargs, 4, 5) || !user_address_get(args[1], &address) || !argument_size(args[2], &n)
-        || !descriptor_and_position(args[0], args[3], nargs > 4 ? args[4] : NULL, &fd, &offset, &flags))
+        || !host_position_get(args[0], args[3], nargs > 4 ? args[4] : NULL, &position)
+        || !user_map_host_io((UserMap *)map, address, n, &position, write, &done))
         return NULL;
-    v.count = 0, v.total = 0, v.faulted = false;
-    gather((UserMap *)map, &v, address, n, write, &result);
-    return transfer(&v, result, fd, offset, flags, write);
+    return PyLong_FromLongLong(done);
 }
 
 static PyObject *many(const char *name, PyObject *map, PyObject *const *args, Py_ssize_t nargs, bool write)
 {
-    int fd, flags, result = 0;
-    long long offset;
+    int result = 0;
+    int64_t done;
+    struct host_position position;
     struct vectors v;
-    if (!arguments_check(name, nargs, 3, 4) || !descriptor_and_position(args[0], args[2], nargs > 3 ? args[3] : NULL, &fd, &offset, &flags))
+    if (!arguments_check(name, nargs, 3, 4) || !host_position_get(args[0], args[2], nargs > 3 ? args[3] : NULL, &position))
         return NULL;
     PyObject *iov = PySequence_Fast(args[1], "expected a sequence of (UserAddress, int)");
     if (!iov)
@@ -100,7 +108,7 @@ static PyObject *many(const char *name, PyObject *map, PyObject *const *args, Py
             break;
     }
     Py_DECREF(iov);
-    return transfer(&v, result, fd, offset, flags, write);
+    return transfer(&v, result, &position, write, &done) ? PyLong_FromLongLong(done) : NULL;
 }
 
 static PyObject *user_pread(PyObject *map, PyObject *const *args, Py_ssize_t nargs)

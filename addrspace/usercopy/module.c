@@ -117,7 +117,8 @@ PyMODINIT_FUNC PyInit__usercopy(void)
     if (!module)
         return NULL;
     if (PyModule_AddType(module, &UserAddressType) < 0 || PyModule_AddType(module, &MemoryObjectType) < 0
-        || PyModule_AddType(module, &UserMapType) < 0 || add_methods(&UserMapType, user_map_copy_methods) < 0
+        || PyModule_AddType(module, &UserMapType) < 0 || PyModule_AddType(module, &UserOutputType) < 0
+        || PyModule_AddType(module, &UserInputType) < 0 || add_methods(&UserMapType, user_map_copy_methods) < 0
         || add_methods(&UserMapType, user_map_word_methods) < 0 || add_methods(&UserMapType, user_map_host_io_methods) < 0
         || !(FaultError = new_fault_type()) || PyModule_AddObjectRef(module, "Fault", FaultError) < 0 || recovery_install() < 0) {
         if (!PyErr_Occurred())

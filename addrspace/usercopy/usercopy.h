@@ -9,6 +9,7 @@
  *   copy.c            UserMap's copies: bytes, strings, iovecs
  *   word.c            UserMap's loads, stores and atomics
  *   host_io.c         UserMap's host reads and writes straight into and out of guest pages
+ *   user_buffer.c     UserOutput and UserInput: a range of guest memory that a read fills or a write empties
  *
  * The GIL guards all state, apart from the windows' table, which the fault handler reads.
  */
@@ -25,6 +26,8 @@
 #define SLICE_SHIFT 32
 #define SLICE_SIZE (1ull << SLICE_SHIFT)
 #define NO_WINDOW UINT32_MAX
+#define USER_ADDRESSES_END ((1ull << 47) - PAGE_SIZE) /* Linux's TASK_SIZE_MAX */
+#define LARGEST_TRANSFER 0x7ffff000ull                /* Linux's MAX_RW_COUNT */
 
 enum { USER_PROT_READ = 1, USER_PROT_WRITE = 2 };
 
@@ -129,7 +132,24 @@ HIDDEN int64_t user_map_extent(UserMap *map, uint64_t address, uint64_t n, bool 
 /* Copies between guest memory and the kernel's. The count copied, short at a fault; -1: a Python exception is set. */
 HIDDEN int64_t user_map_copy_in(UserMap *map, uint64_t address, char *to, uint64_t n);
 HIDDEN int64_t user_map_copy_out(UserMap *map, uint64_t address, const char *from, uint64_t n);
+HIDDEN int64_t user_map_zero(UserMap *map, uint64_t address, uint64_t n);
+/* Up to n bytes as a bytes object, shorter at a fault. NULL: a Python exception is set. */
+HIDDEN PyObject *user_map_bytes(UserMap *map, uint64_t address, uint64_t n);
 HIDDEN PyObject *fault_raise(uint64_t address, uint64_t done);
+
+/* host_io.c */
+struct host_position { /* where in a host file, and RWF_* */
+    int fd;
+    long long offset; /* < 0: at the descriptor's own */
+    int flags;
+};
+
+HIDDEN bool host_position_get(PyObject *fd, PyObject *offset, PyObject *flags, struct host_position *position); /* false: an exception is set */
+/* The host's call straight into (`write`) or out of guest pages; its result or -errno. false: a Python exception is set. */
+HIDDEN bool user_map_host_io(UserMap *map, uint64_t address, uint64_t n, const struct host_position *position, bool write, int64_t *done);
+
+/* user_buffer.c */
+extern HIDDEN PyTypeObject UserOutputType, UserInputType;
 
 /* Methods of UserMap that live in other files. */
 extern HIDDEN PyMethodDef user_map_copy_methods[], user_map_word_methods[], user_map_host_io_methods[];

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from polynix.addrspace._usercopy import Fault
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.net.messages import Ancillary, Received
@@ -166,6 +167,10 @@ async def _send_on(
                 return sent or result
             if not await socket.queue.wait(READY_TO_WRITE, deadline):
                 return sent or -EAGAIN
+    except Fault:
+        if sent:
+            return sent
+        raise
     except Errno as error:
         if sent:
             return sent
@@ -216,6 +221,10 @@ async def _receive_on(socket: Socket, file: FileObject, out: OutputBuffer, flags
                 return copied or result
             if not await socket.queue.wait(READY_TO_READ, deadline):
                 return copied or -EAGAIN
+    except Fault:
+        if copied:
+            return copied
+        raise
     except Errno as error:
         if copied:
             return copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from polynix.addrspace._usercopy import Fault
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.net.messages import (
     MAX_STREAM_PIECE,
@@ -106,7 +107,7 @@ class UnixStream(ConnectedUnixSocket):
                 self.taken(message, received)
                 if had_rights or not out.remaining:
                     break
-        except Errno:
+        except Fault:
             if not copied:
                 raise
         return copied

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from polynix.addrspace._usercopy import UserAddress
+from polynix.addrspace._usercopy import Fault, UserAddress, UserInput, UserOutput
 from polynix.kernelproc.blocked_call import BlockedCall
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.send import send_to_task
 from polynix.kernelproc.signals.siginfo import SigInfo
-from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT, TASK_SIZE_MAX
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Offset, Size, UInt
-from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFAULT, EFBIG, EINVAL, EPIPE, ESPIPE
+from polynix.kernelproc.uapi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EPIPE, ESPIPE
 from polynix.kernelproc.uapi.fcntl import (
     O_ACCMODE,
     O_APPEND,
@@ -34,7 +33,6 @@ from polynix.kernelproc.uapi.signal import SIGPIPE, SIGXFSZ
 from polynix.kernelproc.uapi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID
 from polynix.kernelproc.vfs import fsnotify
 from polynix.kernelproc.vfs.attributes import remove_privileges
-from polynix.kernelproc.vfs.buffers import UserInput, UserOutput
 from polynix.kernelproc.vfs.locks import OFFSET_MAX
 
 if TYPE_CHECKING:
@@ -61,10 +59,6 @@ def read(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> CallResu
     file = task.files.files.get(fd)
     if file is None or file.flags & UNREADABLE:
         return -EBADF
-    if buffer.ptr + count > TASK_SIZE_MAX:
-        return -EFAULT
-    if count > MAX_RW_COUNT:
-        count = MAX_RW_COUNT
     ops = file.ops
     out = UserOutput(task.user, buffer, count)
     offset = file.offset
@@ -127,10 +121,6 @@ def pread64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset: 
         return -ESPIPE
     if file.flags & O_WRONLY:
         return -EBADF
-    if buffer.ptr + count > TASK_SIZE_MAX:
-        return -EFAULT
-    if count > MAX_RW_COUNT:
-        count = MAX_RW_COUNT
     out = UserOutput(task.user, buffer, count)
     result = ops.read(file, offset, out)
     if type(result) is int and (result != -EAGAIN or file.flags & O_NONBLOCK):
@@ -198,10 +188,6 @@ def write(task: Task, fd: FdNumber, buffer: UserAddress, count: Size) -> Result:
     file = task.files.files.get(fd)
     if file is None or file.flags & _WRITING not in _WRITABLE:
         return -EBADF
-    if buffer.ptr + count > TASK_SIZE_MAX:
-        return -EFAULT
-    if count > MAX_RW_COUNT:
-        count = MAX_RW_COUNT
     data = UserInput(task.user, buffer, count)
     ops = file.ops
     if ops.seekable or file.flags & O_DSYNC:
@@ -224,10 +210,6 @@ def pwrite64(task: Task, fd: FdNumber, buffer: UserAddress, count: Size, offset:
         return -ESPIPE
     if not is_writable(file.flags):
         return -EBADF
-    if buffer.ptr + count > TASK_SIZE_MAX:
-        return -EFAULT
-    if count > MAX_RW_COUNT:
-        count = MAX_RW_COUNT
     return write_from(task, file, offset, UserInput(task.user, buffer, count), advance=False)
 
 
@@ -319,7 +301,7 @@ async def _write_on(
                     break
                 await queue.wait(POLLOUT | _TROUBLE)
             result = ops.write(file, offset + total, data)
-    except Errno:
+    except (Errno, Fault):
         # An interruption or a fault after some bytes went out gives their count.
         if not total:
             raise

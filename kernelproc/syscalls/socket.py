@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from polynix.addrspace._usercopy import UserAddress
+from polynix.addrspace._usercopy import UserAddress, UserInput, UserOutput
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.net.messages import Received
 from polynix.kernelproc.net.socket import Socket
@@ -23,7 +23,6 @@ from polynix.kernelproc.net.unix_socket import UnixSocket, join, remember_creden
 from polynix.kernelproc.net.unix_stream import UnixStream
 from polynix.kernelproc.net.vsock import VsockStream
 from polynix.kernelproc.syscalls.file import send_to_self
-from polynix.kernelproc.syscalls.iovec import MAX_RW_COUNT
 from polynix.kernelproc.syscalls.pipe import install_pair
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Size
@@ -45,7 +44,6 @@ from polynix.kernelproc.uapi.socket import (
     SOCK_STREAM,
     SOMAXCONN,
 )
-from polynix.kernelproc.vfs.buffers import UserInput, UserOutput
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -286,7 +284,7 @@ def sendto(task: Task, fd: FdNumber, buffer: UserAddress, size: Size, flags: Fla
     """man 2 sendto."""
     file, _ = socket_file(task, fd)
     name = import_sockaddr(task, address, length) if address else None
-    data = UserInput(task.user, buffer, min(size, MAX_RW_COUNT))
+    data = UserInput(task.user, buffer, size)
     return send_with_signal(task, flags, send_message(file, data, flags, name, None, task))
 
 
@@ -295,7 +293,7 @@ def recvfrom(task: Task, fd: FdNumber, buffer: UserAddress, size: Size, flags: F
     """man 2 recvfrom; descriptors that came along are dropped."""
     file, _ = socket_file(task, fd)
     received = Received()
-    out = UserOutput(task.user, buffer, min(size, MAX_RW_COUNT))
+    out = UserOutput(task.user, buffer, size)
     try:
         result = receive_message(file, out, flags, received)
     except BaseException:

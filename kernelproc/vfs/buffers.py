@@ -1,7 +1,8 @@
 """Where read() puts bytes and write() takes them from: guest memory, or kernel memory for splice, sendfile and friends.
 
 File operations see only these two interfaces, so no file system ever handles a guest address. Counts are partial as Linux's: a buffer that meets an
-unmapped page transfers what it can, and raises ``Errno(EFAULT)`` only when that is nothing.
+unmapped page transfers what it can, and raises ``Fault`` (EFAULT) only when that is nothing. What one range of guest memory needs, all that read() and
+write() know, is ``UserOutput`` and ``UserInput`` of usercopy; here are iovecs and kernel memory.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from polynix.kernelproc.errno import Errno
-from polynix.kernelproc.uapi.errno import EFAULT
+from polynix.addrspace._usercopy import Fault
 
 if TYPE_CHECKING:
     from polynix.addrspace._usercopy import UserAddress, UserMap
@@ -22,7 +22,7 @@ class OutputBuffer(Protocol):
     remaining: int
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take up to ``remaining`` bytes of ``data``; returns how many. Errors: EFAULT when none could be stored."""
+        """Take up to ``remaining`` bytes of ``data``; returns how many. Errors: Fault when none could be stored."""
 
     def write_from_fd(self, fd: int, offset: int, count: int, flags: int = 0) -> int:
         """``preadv2(fd, …, offset, flags)`` of at most ``count`` bytes straight into the buffer (offset -1: read()). Returns n or -errno."""
@@ -38,7 +38,7 @@ class InputBuffer(Protocol):
     def remaining(self) -> int: ...
 
     def read(self, count: int = -1) -> bytes:
-        """Take up to ``count`` bytes (all that remain by default). Errors: EFAULT when none could be loaded and some were asked for."""
+        """Take up to ``count`` bytes (all that remain by default). Errors: Fault when none could be loaded and some were asked for."""
 
     def peek(self, count: int = -1) -> bytes:
         """As ``read``, without consuming."""
@@ -101,7 +101,7 @@ class UserOutputBuffer(_UserBuffer):
         else:
             done = self.user.copy_out_iov(self.iov, memoryview(data)[: self.remaining])
         if not done:
-            raise Errno(EFAULT)
+            raise Fault
         self._advance(done)
         return done
 
@@ -125,7 +125,7 @@ class UserOutputBuffer(_UserBuffer):
             if done < want:
                 break
         if not total and count and self.remaining:
-            raise Errno(EFAULT)
+            raise Fault
         return total
 
 
@@ -143,7 +143,7 @@ class UserInputBuffer(_UserBuffer):
         else:
             data = self.user.copy_in_iov(self.iov, want)
         if not data:
-            raise Errno(EFAULT)
+            raise Fault
         return data
 
     def skip(self, count: int) -> None:
@@ -163,95 +163,6 @@ class UserInputBuffer(_UserBuffer):
         done = self.user.pwritev(fd, self._limited(count), offset, flags)
         if done > 0:
             self._advance(done)
-        return done
-
-
-class UserOutput:
-    """One range of guest memory as the destination of a read: what read() and pread() use, cheaper to make than an iovec."""
-
-    __slots__ = ("address", "remaining", "user")
-
-    def __init__(self, user: UserMap, address: UserAddress, length: int) -> None:
-        self.user = user
-        self.address = address
-        self.remaining = length
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        remaining = self.remaining
-        if len(data) > remaining:
-            data = memoryview(data)[:remaining]
-        if not data:
-            return 0
-        done = self.user.copy_out(self.address, data)
-        if not done:
-            raise Errno(EFAULT)
-        self.address += done
-        self.remaining = remaining - done
-        return done
-
-    def write_from_fd(self, fd: int, offset: int, count: int, flags: int = 0) -> int:
-        done = self.user.pread(fd, self.address, count if count < self.remaining else self.remaining, offset, flags)
-        if done > 0:
-            self.address += done
-            self.remaining -= done
-        return done
-
-    def zero(self, count: int) -> int:
-        want = count if count < self.remaining else self.remaining
-        if not want:
-            return 0
-        done = self.user.zero(self.address, want)
-        if not done:
-            raise Errno(EFAULT)
-        self.address += done
-        self.remaining -= done
-        return done
-
-
-class UserInput:
-    """One range of guest memory as the source of a write."""
-
-    __slots__ = ("address", "remaining", "user")
-
-    def __init__(self, user: UserMap, address: UserAddress, length: int) -> None:
-        self.user = user
-        self.address = address
-        self.remaining = length
-
-    def peek(self, count: int = -1) -> bytes:
-        want = self.remaining if count < 0 or count > self.remaining else count
-        if not want:
-            return b""
-        data = self.user.copy_in_partial(self.address, want)
-        if not data:
-            raise Errno(EFAULT)
-        return data
-
-    def skip(self, count: int) -> None:
-        self.address += count
-        self.remaining -= count
-
-    def truncate(self, count: int) -> None:
-        self.remaining = count
-
-    def read(self, count: int = -1) -> bytes:
-        remaining = self.remaining
-        want = remaining if count < 0 or count > remaining else count
-        if not want:
-            return b""
-        data = self.user.copy_in_partial(self.address, want)
-        done = len(data)
-        if not done:
-            raise Errno(EFAULT)
-        self.address += done
-        self.remaining = remaining - done
-        return data
-
-    def read_to_fd(self, fd: int, offset: int, count: int, flags: int = 0) -> int:
-        done = self.user.pwrite(fd, self.address, count if count < self.remaining else self.remaining, offset, flags)
-        if done > 0:
-            self.address += done
-            self.remaining -= done
         return done
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, ClassVar
 
-from polynix.addrspace._usercopy import UserAddress
+from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.tunables import Tunables
 from polynix.kernelproc.uapi.capability import CAP_SYS_RESOURCE
@@ -131,7 +131,7 @@ class Pipe:
                 want -= done
                 if not want or buffer.packet or not buffers or done < size:
                     break
-        except Errno:
+        except Fault:
             if not total:
                 raise
         if was_full and self.used < self.max_slots:
@@ -171,8 +171,8 @@ class Pipe:
                         # Linux fills page by page, and leaves out the page that it could not fill.
                         piece = piece[: len(piece) & ~PAGE_MASK]
                         if not piece:
-                            raise Errno(EFAULT)
-                except Errno:
+                            raise Fault
+                except Fault:
                     if not taken:
                         raise
                     piece = b""
@@ -192,7 +192,7 @@ class Pipe:
                 self.used += 1
                 free -= 1
                 taken += len(piece)
-        except Errno:
+        except Fault:
             if not taken:
                 raise
         return taken

@@ -8,12 +8,11 @@ import threading
 
 import pytest
 from event_world import BASE, Guest, new_kernel
-from polynix.addrspace._usercopy import UserAddress
+from polynix.addrspace._usercopy import UserAddress, UserInput, UserOutput
 from polynix.kernelproc.devices.host_file import HostStream, open_host_descriptors
 from polynix.kernelproc.uapi.errno import EAGAIN
 from polynix.kernelproc.uapi.fcntl import O_RDONLY, O_WRONLY
 from polynix.kernelproc.vfs.anon import anon_file
-from polynix.kernelproc.vfs.buffers import UserInput, UserOutput
 
 kernel = new_kernel()
 ROUNDS = 300
