@@ -79,11 +79,11 @@ IO_WORDS = {
 }
 
 
-def count_io(counters: memoryview[int], number: int, count: int) -> None:
-    """Account a transfer for /proc/PID/io, in a task's counters."""
+def count_io(task: Task, number: int, count: int) -> None:
+    """Account a transfer for /proc/PID/io."""
     amount, calls = IO_WORDS[number]
-    counters[amount] += count
-    counters[calls] += 1
+    task.counters[amount] += count
+    task.counters[calls] += 1
 
 
 class RestrictedModeUnavailable(Exception):
@@ -177,7 +177,9 @@ class SyscallLoop:
             result = self._internal_error(task, call, error)
         if type(result) is int:
             if result > 0 and number in IO_WORDS:
-                count_io(counters, number, result)
+                amount, calls = IO_WORDS[number]  # as count_io, which would be a tenth of a short read
+                counters[amount] += result
+                counters[calls] += 1
             if task.attention or task.mm.calls:
                 self.return_to_user(task, result)
             else:
@@ -248,7 +250,7 @@ class SyscallLoop:
             if type(value) is int:
                 number = task.current_syscall[0]
                 if value > 0 and number in IO_WORDS:
-                    count_io(task.counters, number, value)
+                    count_io(task, number, value)
                 slot = task.slot
                 if slot is not None and not task.attention and not task.mm.calls and self.keep_back is None:
                     task.in_syscall = False

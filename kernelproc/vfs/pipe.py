@@ -62,11 +62,13 @@ class Pipe:
     """What both ends share (``struct pipe_inode_info``)."""
 
     __slots__ = (
-        "both_queue", "buffers", "max_slots", "open_queue", "read_queue", "reader_opens", "readers", "used", "write_queue", "writer_opens", "writers",
+        "both_queue", "buffers", "max_slots", "open_queue", "read_queue", "reader_opens", "readers", "short_write", "used", "write_queue", "writer_opens",
+        "writers",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.buffers: deque[PipeBuffer] = deque()
+        self.short_write = PipeBuffer(b"")  # of each short write into an empty pipe: free whenever ``buffers`` is empty
         self.used = 0  # slots
         self.max_slots = DEFAULT_SLOTS
         self.readers = 0
@@ -311,13 +313,15 @@ class PipeOps(FileOps):
     def write(self, file: FileObject, offset: int, data: InputBuffer) -> int:
         pipe = self.pipe
         count = data.remaining
-        if not pipe.buffers and 0 < count <= PAGE_SIZE and pipe.readers:
+        if not pipe.buffers and 0 < count <= PAGE_SIZE and pipe.readers and not file.flags & O_DIRECT:
             # The usual short write into an empty pipe.
             piece = data.read()
             if len(piece) < count:
                 return -EFAULT
-            packet = bool(file.flags & O_DIRECT)
-            pipe.buffers.append(PipeBuffer(piece, packet, not packet))
+            buffer = pipe.short_write
+            buffer.data = piece
+            buffer.start = 0
+            pipe.buffers.append(buffer)
             pipe.used = 1
             pipe.read_queue.notify(IN)
             if pipe.both_queue is not None:
