@@ -107,8 +107,8 @@ struct Slot {
     bool pinned;   /* to our CPU */
     bool own_cpus; /* somebody else says where it runs: not to be pinned */
     uint32_t talks, gathering; /* calls in this gathering */
-    uint32_t gap_us;           /* the running mean of what it computes between calls */
-    uint64_t resumed_at;       /* time stamp */
+    uint32_t gap_us;           /* the running mean of what it computes between calls while gathered */
+    uint64_t resumed_at;       /* time stamp, while gathered; else 0 */
     uint64_t fs_base, gs_base;
 };
 
@@ -148,6 +148,7 @@ Stub *spawn_stub(Monitor *monitor, int region_fd);
 
 /* pin.c */
 void pin_consider(Slot *slot);
+void pin_measure(Slot *slot); /* it left the guest, to which it went while gathered */
 void pin_release(Slot *slot); /* may run anywhere again */
 void pin_remove(Slot *slot);  /* it is gone */
 bool pin_any_running(const Monitor *monitor);

@@ -68,6 +68,12 @@ void pin_consider(Slot *slot)
     monitor->pinned[monitor->pinned_count++] = slot;
 }
 
+void pin_measure(Slot *slot)
+{
+    uint64_t gap = (ticks() - slot->resumed_at) / slot->stub->monitor->ticks_per_us;
+    slot->gap_us = (3 * slot->gap_us + (gap < 1000000 ? (uint32_t)gap : 1000000)) / 4;
+}
+
 /* How long the kernel may sleep before it looks after those who compute. */
 bool pin_any_running(const Monitor *monitor)
 {

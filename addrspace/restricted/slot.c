@@ -227,13 +227,15 @@ static int do_resume(Slot *slot, uint32_t how)
     control->calls = slot->calls_sent = slot->calls;
     slot->calls = 0;
     control->resume = how | (slot->light ? RESUME_LIGHT : 0);
-    if (monitor->gathered_cpu >= 0)
+    slot->resumed_at = 0;
+    if (monitor->gathered_cpu >= 0) {
         pin_consider(slot);
+        slot->resumed_at = ticks();
+    }
     uint64_t spin = slot->pinned ? 0 : slot->spin > monitor->stub_spin ? slot->spin : monitor->stub_spin;
     control->spin = spin * monitor->ticks_per_us / 1000;
     if (monitor_add_running(monitor, slot) < 0)
         return -1;
-    slot->resumed_at = ticks();
     /* The change of `state` comes first, so that futex can't miss it; then the look at `sleeping`. */
     __atomic_exchange_n(&control->state, STATE_RUNNING, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&control->sleeping, __ATOMIC_SEQ_CST)) {

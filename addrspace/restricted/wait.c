@@ -84,8 +84,8 @@ static int accept_exit(Slot *slot)
 {
     const volatile struct control *control = slot->control;
     uint32_t why = control->why;
-    uint64_t gap = (ticks() - slot->resumed_at) / slot->stub->monitor->ticks_per_us;
-    slot->gap_us = (3 * slot->gap_us + (gap < 1000000 ? (uint32_t)gap : 1000000)) / 4;
+    if (slot->resumed_at)
+        pin_measure(slot);
     slot->state = SLOT_HELD;
     slot->signal = 0;
     if (why == WHY_PATCHED_CALL) {
@@ -96,6 +96,7 @@ static int accept_exit(Slot *slot)
         slot->information = 0;
         slot->light = true;
         slot->reason = SYSCALL;
+        __builtin_prefetch((const void *)control->call); /* from the thread's CPU, while Python is on its way to ask for it */
         return 0;
     }
     if (why < 0x100) {
@@ -139,6 +140,8 @@ static int accept_exit(Slot *slot)
 
 static bool any_exit(Monitor *monitor)
 {
+    if (monitor->running_count)
+        __builtin_prefetch(monitor->running[monitor->running_count - 1].state); /* collect_exits looks there first */
     for (Py_ssize_t index = 0; index < monitor->running_count; index++)
         if (__atomic_load_n(monitor->running[index].state, __ATOMIC_ACQUIRE) == STATE_EXITED)
             return true;
