@@ -93,9 +93,7 @@ def sources(*patterns: str) -> list[str]:
 
 
 def extension(name: str, files: list[str], depends: list[str]) -> Extension:
-    return Extension(
-        name, files, depends=depends, extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-    )
+    return Extension(name, files, depends=depends, extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"])
 
 
 restricted = [path for path in sources("addrspace/restricted/*.c") if Path(path).name not in (*STUB_SOURCES, "vdso.c")]
@@ -105,8 +103,6 @@ extensions = [
     extension("polynix.ipc._atomics", ["ipc/_atomics.c"], []),
 ]
 if usercopy:
-    extensions.append(
-        extension("polynix.addrspace._usercopy", usercopy, sources("addrspace/_usercopy*.h", "addrspace/usercopy/*.h"))
-    )
+    extensions.append(extension("polynix.addrspace._usercopy", usercopy, sources("addrspace/_usercopy*.h", "addrspace/usercopy/*.h")))
 
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions})

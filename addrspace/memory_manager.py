@@ -101,8 +101,17 @@ class MemoryManager(VmaList):
         return self.insert(vma)
 
     def map_shared(
-        self, start: int, length: int, prot: int, obj: MemoryObject, offset: int, *, file: MappedFile | None = None, file_offset: int = 0, max_prot: int = 7,
-        name: bytes = b""
+        self,
+        start: int,
+        length: int,
+        prot: int,
+        obj: MemoryObject,
+        offset: int,
+        *,
+        file: MappedFile | None = None,
+        file_offset: int = 0,
+        max_prot: int = 7,
+        name: bytes = b"",
     ) -> Vma:
         """A memory object, shared with everyone who maps it."""
         end = start + length

@@ -53,9 +53,7 @@ _SHORT_JUMP = struct.Struct("<Bb")
 _TRAMPOLINE = struct.Struct("<5s3si2sQ3s")  # what the jump replaced; lea behind_the_syscall(%rip),%rcx; movabs $PATCHED_CALL,%r11; jmp *%r11
 _LEA_END = 12  # what the displacement of the `lea` counts from
 # A byte before that could make the `mov` the end of a longer instruction: prefixes, opcodes whose ModRM byte the 0xb8 would be, ModRM bytes whose SIB.
-_DOUBTFUL = frozenset(
-    (*range(0x40, 0x50), 0x0F, 0x63, 0x66, 0x69, 0x6B, 0x80, 0x81, 0x83, 0x89, 0x8B, 0x8D, 0x84, 0x8C, 0x94, 0x9C, 0xA4, 0xAC, 0xB4, 0xBC)
-)
+_DOUBTFUL = frozenset((*range(0x40, 0x50), 0x0F, 0x63, 0x66, 0x69, 0x6B, 0x80, 0x81, 0x83, 0x89, 0x8B, 0x8D, 0x84, 0x8C, 0x94, 0x9C, 0xA4, 0xAC, 0xB4, 0xBC))
 _XOR_SIL = b"\x40\x80\xf6\x81"  # xor $0x81,%sil, before most futex calls of glibc, ends with a doubtful byte and is not
 
 
@@ -111,9 +109,7 @@ class PatchedText:
 
     __slots__ = ("displacement", "length", "object", "sites", "start", "trampolines_length")
 
-    def __init__(
-        self, memory: MemoryObject, start: int, length: int, displacement: int, sites: list[Site], trampolines_length: int
-    ) -> None:
+    def __init__(self, memory: MemoryObject, start: int, length: int, displacement: int, sites: list[Site], trampolines_length: int) -> None:
         self.object = memory
         self.start = start
         self.length = length

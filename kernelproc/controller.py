@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-
 class ContainerController(Controller):
     """One container's Controller; serves any number of clients."""
 

@@ -11,10 +11,10 @@ from typing import Final
 
 from polynix.kernelproc.uapi.errno import NAMES
 
-ERESTARTSYS: Final = 512                  # restart if the handler has SA_RESTART, or if there is no handler
-ERESTARTNOINTR: Final = 513               # always restart
-ERESTARTNOHAND: Final = 514               # restart only if there is no handler
-ERESTART_RESTARTBLOCK: Final = 516        # no handler: restart through restart_syscall, with the time that is left
+ERESTARTSYS: Final = 512  # restart if the handler has SA_RESTART, or if there is no handler
+ERESTARTNOINTR: Final = 513  # always restart
+ERESTARTNOHAND: Final = 514  # restart only if there is no handler
+ERESTART_RESTARTBLOCK: Final = 516  # no handler: restart through restart_syscall, with the time that is left
 
 RESTARTS: Final[dict[int, str]] = {
     ERESTARTSYS: "ERESTARTSYS",

@@ -192,5 +192,3 @@ class EngineClient:
     def close(self) -> None:
         """Close the channel; calls that wait get CANCELED."""
         self._calls.end(self._calls.error or ZxStatus(Status.CANCELED, "the client is closed"))
-
-

@@ -52,9 +52,7 @@ def host_thread(pid: int, tid: int) -> HostThread | None:
     if not stat or len(schedstat) < 2:
         return None
     fields = stat[stat.rfind(")") + 2 :].split()
-    return HostThread(
-        fields[0], int(schedstat[0]), int(schedstat[1]), int(fields[11]) * TICK_NS, int(fields[12]) * TICK_NS, int(fields[7]), int(fields[9])
-    )
+    return HostThread(fields[0], int(schedstat[0]), int(schedstat[1]), int(fields[11]) * TICK_NS, int(fields[12]) * TICK_NS, int(fields[7]), int(fields[9]))
 
 
 def with_switches(pid: int, tid: int) -> HostThread | None:

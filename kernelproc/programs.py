@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-
 class ProgramStarter(Programs):
     """Starts programs in one container; serves any number of clients."""
 

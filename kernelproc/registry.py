@@ -60,7 +60,6 @@ class DeviceRegistry:
             raise Errno(ENXIO)
         return open_device(task, dev, node, flags)
 
-
     def describe(self) -> bytes:
         """The text of /proc/devices."""
         parts = []

@@ -325,4 +325,3 @@ def decide(task: Task, slot: Slot, call: tuple[int, ...]) -> int | None:
     else:
         begin_group_exit(task.group, signo)
     return -ENOSYS
-

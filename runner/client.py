@@ -1,5 +1,7 @@
 """Runner: a client of a runner that runs as a service, for programs and for the command line.
 
+For example::
+
     runner = polynix.Runner()
     runner.start(["redis-server"], name="cache", suspend_after=60.0)
     with runner.attach("cache") as container:

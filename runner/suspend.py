@@ -142,9 +142,7 @@ class SuspendContext:
 
     # -- one suspend -------------------------------------------------------------------------------------------------------------
 
-    async def _suspend(
-        self, wake_locks: EventPair | None, longest_seconds: float | None, *, wait_without_sources: bool
-    ) -> ManagerSuspendContainerResponse:
+    async def _suspend(self, wake_locks: EventPair | None, longest_seconds: float | None, *, wait_without_sources: bool) -> ManagerSuspendContainerResponse:
         async with self._turn:
             self.statistics.attempts += 1
             self._ended.clear()

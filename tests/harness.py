@@ -68,9 +68,7 @@ class Outcome:
     err: bytes
 
 
-def execute(
-    argv: Sequence[str], *, cwd: Path | str, env: dict[str, str] | None = None, stdin: bytes | None = None, timeout: float = 60
-) -> Outcome:
+def execute(argv: Sequence[str], *, cwd: Path | str, env: dict[str, str] | None = None, stdin: bytes | None = None, timeout: float = 60) -> Outcome:
     """Run a command in a process group of its own, and end the whole group after ``timeout`` seconds."""
     process = subprocess.Popen(
         argv,

@@ -137,5 +137,3 @@ async def _measure_container(power: Client[Power], job: Job, kernel_pid: int, gu
             await asyncio.to_thread(thread.join)
         context.close()
     return statistics.median(to_sleep) * 1e3, statistics.median(to_wake) * 1e3
-
-

@@ -60,9 +60,7 @@ def polynix_schedule(request: pytest.FixtureRequest) -> list[HookRule]:
 
 
 @pytest.fixture
-def container(
-    request: pytest.FixtureRequest, container_factory: Callable[..., Container], polynix_schedule: list[HookRule]
-) -> Container:
+def container(request: pytest.FixtureRequest, container_factory: Callable[..., Container], polynix_schedule: list[HookRule]) -> Container:
     """A started container with the options of the ``polynix`` marker and the rules of the test's schedule."""
     options: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("polynix"))):

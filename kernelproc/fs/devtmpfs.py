@@ -28,7 +28,6 @@ class Devtmpfs(Tmpfs):
         super().__init__(kernel)
         self.fs: FileSystem = None  # type: ignore[assignment]  # set by devtmpfs_of
 
-
     def unmount(self, fs: FileSystem) -> None:
         """The kernel keeps it."""
 

@@ -106,9 +106,7 @@ class BindFileOps(HostFileOps):
             file.node.size = offset + done
         return done
 
-    def get_memory(
-        self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool
-    ) -> tuple[MemoryObject, int]:
+    def get_memory(self, file: FileObject, task: Task, length: int, offset: int, protection: int, shared: bool) -> tuple[MemoryObject, int]:
         if self.memory.writable and not (shared and protection & PROT_WRITE):
             return self.content.memory(), 0
         return self.memory, 0
@@ -249,9 +247,7 @@ class BindDirectory(BindNode, HostDirectory):
         self.host.kept.pop(ops.key, None)
         child.nlink = 0
 
-    def rename(
-        self, node: FsNode, name: bytes, child: FsNode, new_parent: FsNode, new_name: bytes, replaced: FsNode | None, flags: int
-    ) -> None:
+    def rename(self, node: FsNode, name: bytes, child: FsNode, new_parent: FsNode, new_name: bytes, replaced: FsNode | None, flags: int) -> None:
         target = new_parent.ops
         assert isinstance(target, BindDirectory)
         if flags & RENAME_WHITEOUT:

@@ -56,7 +56,6 @@ class Tmpfs(FileSystemOps):
             fields |= {"f_files": self.inode_limit, "f_ffree": self.inode_limit - self.used_inodes}
         return fields
 
-
     def unmount(self, fs: FileSystem) -> None:
         _release(fs.root)
 

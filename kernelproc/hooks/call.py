@@ -52,9 +52,7 @@ def shape_of(name: str) -> Shape:
             directory = index - 1 if index and kinds[index - 1] == "FdNumber" else None
             directories.add(directory)
             paths.append((directory, index))
-    descriptors = tuple(
-        index for index, kind in enumerate(kinds) if kind == "FdNumber" and index not in directories and names[index] not in _NO_FILES
-    )
+    descriptors = tuple(index for index, kind in enumerate(kinds) if kind == "FdNumber" and index not in directories and names[index] not in _NO_FILES)
     transfers = descriptors and ("buffer" in names or len(descriptors) == 2)
     counts = [index for index, kind in enumerate(kinds) if transfers and kind == "Size" and names[index] in _BYTE_COUNTS]
     return Shape(names, descriptors, tuple(paths), counts[0] if counts else None)

@@ -74,5 +74,3 @@ def maps(kernel: Kernel, arguments: dict[str, Any]) -> list[dict[str, Any]]:
             }
         space["pids"].append(group.pid)
     return list(spaces.values())
-
-

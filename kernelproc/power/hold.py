@@ -130,13 +130,7 @@ class Holds:
     def handle_exit(self, slot: Slot) -> None:
         """In place of the loop's: keep exits of held threads unhandled. Fresh stubs report, and who is to die may."""
         task: Task | None = slot.task
-        if (
-            task is None
-            or slot.reason in (READY, HOSTILE)
-            or task.group.exit_code is not None
-            or task.exit_pending is not None
-            or not self.covers(task.group)
-        ):
+        if task is None or slot.reason in (READY, HOSTILE) or task.group.exit_code is not None or task.exit_pending is not None or not self.covers(task.group):
             self._handle_exit(slot)
         else:
             self._exits[slot] = task

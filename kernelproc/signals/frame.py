@@ -126,9 +126,7 @@ def push_frame(task: Task, info: SigInfo, action: SignalAction, mask: int) -> bo
     if frame <= 0 or (must_fit and not _within(stack, frame)):
         return False
     error_code, trapno = (info.error_code, info.trapno) if info.trapno else registers[REG_ERR : REG_TRAPNO + 1]
-    head = _FRAME.pack(
-        action.restorer, _FLAGS, 0, *stack, *registers[:REG_ERR], error_code, trapno, mask, registers[REG_CR2], fpstate, mask
-    )
+    head = _FRAME.pack(action.restorer, _FLAGS, 0, *stack, *registers[:REG_ERR], error_code, trapno, mask, registers[REG_CR2], fpstate, mask)
     image = head + info.pack() if action.flags & SA_SIGINFO else head
     image = image.ljust(fpstate - frame, b"\0") + xstate
     if task.user.copy_out(UserAddress(frame), image) != len(image):

@@ -120,13 +120,8 @@ def _send(group: ThreadGroup, task: Task | None, info: SigInfo, first: Task | No
     pending = group.signals.pending if task is None else task.signals.pending
     if pending.mask & this and signo < SIGRTMIN:
         return QUEUED
-    receiver = (
-        _choose_receiver(group, this, first) if task is None else None if task.stopped or task.signals.mask & this else task
-    )
-    if handler == SIG_DFL and (
-        signo == SIGKILL
-        or (receiver is not None and not this & NOT_FATAL_BY_DEFAULT and not receiver.signals.real_blocked & this)
-    ):
+    receiver = _choose_receiver(group, this, first) if task is None else None if task.stopped or task.signals.mask & this else task
+    if handler == SIG_DFL and (signo == SIGKILL or (receiver is not None and not this & NOT_FATAL_BY_DEFAULT and not receiver.signals.real_blocked & this)):
         from polynix.kernelproc.task.exit import begin_group_exit  # exit notifies parents through this module
 
         begin_group_exit(group, signo)

@@ -135,9 +135,7 @@ class SigInfo:
         if layout == "kill":
             return structs.siginfo_kill.pack(si_signo=signo, si_errno=errno, si_code=code, si_pid=self.pid, si_uid=self.uid)
         if layout == "rt":
-            return structs.siginfo_rt.pack(
-                si_signo=signo, si_errno=errno, si_code=code, si_pid=self.pid, si_uid=self.uid, si_value=self.value
-            )
+            return structs.siginfo_rt.pack(si_signo=signo, si_errno=errno, si_code=code, si_pid=self.pid, si_uid=self.uid, si_value=self.value)
         if layout == "sigchld":
             return structs.siginfo_sigchld.pack(
                 si_signo=signo,
@@ -150,9 +148,7 @@ class SigInfo:
                 si_stime=self.stime,
             )
         if layout == "fault":
-            return structs.siginfo_fault.pack(
-                si_signo=signo, si_errno=errno, si_code=code, si_addr=self.addr, si_addr_lsb=self.addr_lsb
-            )
+            return structs.siginfo_fault.pack(si_signo=signo, si_errno=errno, si_code=code, si_addr=self.addr, si_addr_lsb=self.addr_lsb)
         if layout == "timer":
             return structs.siginfo_timer.pack(
                 si_signo=signo,
@@ -164,9 +160,7 @@ class SigInfo:
             )
         if layout == "poll":
             return structs.siginfo_poll.pack(si_signo=signo, si_errno=errno, si_code=code, si_band=self.band, si_fd=self.fd)
-        return structs.siginfo_sys.pack(
-            si_signo=signo, si_errno=errno, si_code=code, si_call_addr=self.addr, si_syscall=self.syscall, si_arch=self.arch
-        )
+        return structs.siginfo_sys.pack(si_signo=signo, si_errno=errno, si_code=code, si_call_addr=self.addr, si_syscall=self.syscall, si_arch=self.arch)
 
     def copy(self) -> SigInfo:
         """The same cause for one more receiver."""

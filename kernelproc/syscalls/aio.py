@@ -191,9 +191,7 @@ async def io_getevents(task: Task, identifier: ULong, least: Long, most: Long, e
 
 
 @syscall()
-async def io_pgetevents(
-    task: Task, identifier: ULong, least: Long, most: Long, events: UserAddress, timeout: UserAddress, mask: UserAddress
-) -> int:
+async def io_pgetevents(task: Task, identifier: ULong, least: Long, most: Long, events: UserAddress, timeout: UserAddress, mask: UserAddress) -> int:
     """man 2 io_pgetevents: with a signal mask for the time of the wait."""
     deadline = deadline_after(task, import_timespec(task, timeout))
     if mask:

@@ -32,10 +32,7 @@ _CAP_HEADER: Final = struct.Struct("<Ii")
 def commit_credentials(task: Task, new: Credentials) -> None:
     """Give the thread new credentials. A change of effective ids or a gain of capabilities makes the process undumpable, as on Linux."""
     old = task.credentials
-    if (
-        (old.euid, old.egid, old.fsuid, old.fsgid) != (new.euid, new.egid, new.fsuid, new.fsgid)
-        or new.cap_permitted & ~old.cap_permitted
-    ):
+    if (old.euid, old.egid, old.fsuid, old.fsgid) != (new.euid, new.egid, new.fsuid, new.fsgid) or new.cap_permitted & ~old.cap_permitted:
         task.group.dumpable = 0
         task.death_signal = 0
     task.credentials = new
@@ -286,9 +283,7 @@ def capset(task: Task, header: UserAddress, data: UserAddress) -> int:
         return -EPERM
     values = struct.unpack(f"<{3 * words}I", task.copy_in(data, 12 * words))
     # Bits beyond the last capability are ignored, as Linux does.
-    effective, permitted, inheritable = (
-        sum(values[3 * word + index] << 32 * word for word in range(words)) & CAP_FULL_SET for index in range(3)
-    )
+    effective, permitted, inheritable = (sum(values[3 * word + index] << 32 * word for word in range(words)) & CAP_FULL_SET for index in range(3))
     old = task.credentials
     if not old.has_capability(CAP_SETPCAP) and inheritable & ~(old.cap_inheritable | old.cap_permitted):
         return -EPERM

@@ -383,5 +383,3 @@ def ioctl(task: Task, fd: FdNumber, request: UInt, argument: ULong) -> Result:
         task.user.store_u32(UserAddress(argument), node.blksize)
         return 0
     return file.ops.ioctl(file, task, request, argument)
-
-

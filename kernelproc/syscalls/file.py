@@ -276,9 +276,7 @@ def _after_attempt(
     return _write_on(task, file, offset, data, result, advance, nonblocking, sync)
 
 
-async def _write_on(
-    task: Task, file: FileObject, offset: int, data: InputBuffer, result: Result, advance: bool, nonblocking: bool | None, sync: bool
-) -> int:
+async def _write_on(task: Task, file: FileObject, offset: int, data: InputBuffer, result: Result, advance: bool, nonblocking: bool | None, sync: bool) -> int:
     file.references += 1
     ops = file.ops
     total = 0

@@ -203,9 +203,7 @@ def pivot_root(task: Task, new_root: UserAddress, put_old: UserAddress) -> int:
 @syscall()
 def unshare(task: Task, flags: ULong) -> int:
     """man 2 unshare."""
-    known = (
-        CLONE_FILES | CLONE_FS | CLONE_NEWNS | CLONE_NEWUTS | CLONE_SIGHAND | CLONE_SYSVSEM | CLONE_THREAD | CLONE_VM | NAMESPACES
-    )
+    known = CLONE_FILES | CLONE_FS | CLONE_NEWNS | CLONE_NEWUTS | CLONE_SIGHAND | CLONE_SYSVSEM | CLONE_THREAD | CLONE_VM | NAMESPACES
     if flags & ~known:
         raise Errno(EINVAL)
     if flags & (CLONE_THREAD | CLONE_SIGHAND | CLONE_VM) and len(task.group.tasks) > 1:

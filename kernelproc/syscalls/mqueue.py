@@ -111,9 +111,7 @@ def mq_getsetattr(task: Task, fd: FdNumber, new: UserAddress, old: UserAddress) 
         raise Errno(EINVAL)
     file, ops = _queue_file(task, fd)
     queue = ops.queue
-    before = mq_attr.pack(
-        mq_flags=file.flags & O_NONBLOCK, mq_maxmsg=queue.most_messages, mq_msgsize=queue.most_bytes, mq_curmsgs=len(queue.messages)
-    )
+    before = mq_attr.pack(mq_flags=file.flags & O_NONBLOCK, mq_maxmsg=queue.most_messages, mq_msgsize=queue.most_bytes, mq_curmsgs=len(queue.messages))
     if wanted is not None:
         file.flags = file.flags & ~O_NONBLOCK | wanted
     if old:

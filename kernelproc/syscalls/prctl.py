@@ -244,10 +244,7 @@ def _cap_ambient(task: Task, operation: int, capability: int, a4: int, a5: int) 
         task.credentials = credentials.replace(cap_ambient=credentials.cap_ambient & ~bit)
         return 0
     if operation == PR_CAP_AMBIENT_RAISE:
-        if (
-            not credentials.cap_permitted & credentials.cap_inheritable & bit
-            or credentials.securebits & SECBIT_NO_CAP_AMBIENT_RAISE
-        ):
+        if not credentials.cap_permitted & credentials.cap_inheritable & bit or credentials.securebits & SECBIT_NO_CAP_AMBIENT_RAISE:
             return -EPERM
         task.credentials = credentials.replace(cap_ambient=credentials.cap_ambient | bit)
         return 0

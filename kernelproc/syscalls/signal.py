@@ -52,15 +52,11 @@ def rt_sigaction(task: Task, signo: Int, action: UserAddress, old: UserAddress, 
         raise Errno(EINVAL)
     before = task.signals.actions.get(signo)
     if new is not None:
-        set_action(
-            task, signo, SignalAction(new.sa_handler, new.sa_flags & KNOWN_FLAGS, new.sa_restorer, new.sa_mask & ~UNBLOCKABLE)
-        )
+        set_action(task, signo, SignalAction(new.sa_handler, new.sa_flags & KNOWN_FLAGS, new.sa_restorer, new.sa_mask & ~UNBLOCKABLE))
     if old:
         task.copy_out(
             old,
-            structs.sigaction.pack(
-                sa_handler=before.handler, sa_flags=before.flags, sa_restorer=before.restorer, sa_mask=before.mask
-            ),
+            structs.sigaction.pack(sa_handler=before.handler, sa_flags=before.flags, sa_restorer=before.restorer, sa_mask=before.mask),
         )
     return 0
 

@@ -39,12 +39,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.ops import Result
 
 _FALLOC_SUPPORTED: Final = (
-    FALLOC_FL_KEEP_SIZE
-    | FALLOC_FL_PUNCH_HOLE
-    | FALLOC_FL_COLLAPSE_RANGE
-    | FALLOC_FL_ZERO_RANGE
-    | FALLOC_FL_INSERT_RANGE
-    | FALLOC_FL_UNSHARE_RANGE
+    FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE
 )
 _COPY_CHUNK: Final = 1 << 20
 
@@ -200,9 +195,7 @@ def readahead(task: Task, fd: FdNumber, offset: Offset, count: Size) -> int:
 
 
 @syscall()
-def copy_file_range(
-    task: Task, fd_in: FdNumber, offset_in: UserAddress, fd_out: FdNumber, offset_out: UserAddress, length: Size, flags: Flags
-) -> Any:
+def copy_file_range(task: Task, fd_in: FdNumber, offset_in: UserAddress, fd_out: FdNumber, offset_out: UserAddress, length: Size, flags: Flags) -> Any:
     """man 2 copy_file_range. Both files must be of one file system (EXDEV), as where Linux has no special support."""
     source = task.files.get_io(fd_in)
     target = task.files.get_io(fd_out)
@@ -279,5 +272,3 @@ async def _complete(result: Result) -> int:
 def _load_offset(task: Task, address: UserAddress) -> int:
     value = task.user.load_u64(address)
     return value - (1 << 64) if value >> 63 else value
-
-

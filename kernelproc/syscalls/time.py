@@ -202,9 +202,7 @@ async def clock_nanosleep(task: Task, clock: Int, flags: Flags, request: UserAdd
         raise Errno(EPERM)
     absolute = bool(flags & TIMER_ABSTIME)
     if read is not None:
-        return await _sleep_cpu(
-            task, read, duration if absolute else read() + duration, None if absolute else remainder, absolute
-        )
+        return await _sleep_cpu(task, read, duration if absolute else read() + duration, None if absolute else remainder, absolute)
     deadline = deadline_of(task.kernel.clock, clock, duration, absolute)
     if not absolute:
         return await sleep_until(task, deadline, remainder)

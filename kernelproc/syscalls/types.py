@@ -24,7 +24,6 @@ Pid = Annotated[int, S32]  # pid_t
 Uid = Annotated[int, U32]  # uid_t, gid_t
 
 
-
 class _NoReturn:
     """What a call returns when its task does not go back by the usual way (exit, a replaced thread)."""
 

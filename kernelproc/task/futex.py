@@ -430,4 +430,3 @@ def release_mm(task: Task) -> None:
         except Fault:
             return
         wake_address(task, address)
-

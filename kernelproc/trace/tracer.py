@@ -252,4 +252,3 @@ class Tracer(SyscallObserver):
         """Say how much there was."""
         written = (next(self._places) - EVENTS_OFFSET) // SLOT_SIZE + (self._laps - 1) * self.slots
         HEADER.pack_into(self.ring, 0, MAGIC, VERSION, self.slots, written)
-

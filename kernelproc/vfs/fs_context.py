@@ -40,9 +40,7 @@ class FsContext:
     def unshare_namespace(self) -> None:
         """A mount namespace of its own (CLONE_NEWNS): a copy, in which root and cwd are the same places."""
         namespace, mapping = self.namespace.copy()
-        root, cwd = (
-            NamespaceNode(mapping[place.mount], place.entry) if place.mount in mapping else place for place in (self.root, self.cwd)
-        )
+        root, cwd = (NamespaceNode(mapping[place.mount], place.entry) if place.mount in mapping else place for place in (self.root, self.cwd))
         self.enter_namespace(namespace, root, cwd)
 
     def enter_namespace(self, namespace: Namespace, root: NamespaceNode, cwd: NamespaceNode) -> None:

@@ -170,9 +170,7 @@ def locks_of(node: FsNode) -> FileLocks:
     return locks
 
 
-async def set_record_lock(
-    node: FsNode, owner: FdTable | FileObject, pid: int, kind: int, start: int, end: int, *, wait: bool, waits: LockWaits | None
-) -> int:
+async def set_record_lock(node: FsNode, owner: FdTable | FileObject, pid: int, kind: int, start: int, end: int, *, wait: bool, waits: LockWaits | None) -> int:
     """F_SETLK, F_SETLKW and the OFD forms. ``waits`` enables deadlock detection (POSIX locks only). Errors: EAGAIN, EDEADLK, Interrupted."""
     locks = locks_of(node)
     while kind != F_UNLCK:
@@ -227,4 +225,3 @@ def release_description_locks(file: FileObject) -> None:
         if locks.records:
             locks.release_records(file)
         locks.release_flock(file)
-

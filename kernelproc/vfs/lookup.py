@@ -46,9 +46,7 @@ _ACCESS: Final = (MAY_READ, MAY_WRITE, MAY_READ | MAY_WRITE, MAY_READ | MAY_WRIT
 OpenResult = FileObject | Awaitable[FileObject]
 
 
-def lookup(
-    task: Task, dir_fd: int, path: bytes, *, follow: bool = True, empty_path: bool = False, resolve: int = 0
-) -> NamespaceNode:
+def lookup(task: Task, dir_fd: int, path: bytes, *, follow: bool = True, empty_path: bool = False, resolve: int = 0) -> NamespaceNode:
     """What ``path`` means from directory ``dir_fd`` (AT_FDCWD: the working directory). With ``empty_path`` an empty path means ``dir_fd`` itself.
 
     Errors: those of the walk; ENOENT for an empty path; EBADF, ENOTDIR of ``dir_fd``.
@@ -115,9 +113,7 @@ def _walk_to(task: Task, start: NamespaceNode, path: bytes, flags: int, resolve:
     return NamespaceNode(mount, entry)
 
 
-def _find_or_create(
-    task: Task, start: NamespaceNode, path: bytes, flags: int, mode: int, resolve: int
-) -> tuple[NamespaceNode, bool]:
+def _find_or_create(task: Task, start: NamespaceNode, path: bytes, flags: int, mode: int, resolve: int) -> tuple[NamespaceNode, bool]:
     """O_CREAT: the place, made if it was missing. A dangling symbolic link is created through, except with O_EXCL or O_NOFOLLOW."""
     scope = start
     links = 0

@@ -57,11 +57,7 @@ def is_owner_or_capable(credentials: Credentials, node: FsNode) -> bool:
 
 def check_sticky(credentials: Credentials, directory: FsNode, node: FsNode) -> None:
     """Errors: EPERM when the directory's sticky bit keeps these credentials from removing or renaming ``node`` in it."""
-    if (
-        directory.mode & stat.S_ISVTX
-        and credentials.fsuid not in (node.uid, directory.uid)
-        and not credentials.has_capability(CAP_FOWNER)
-    ):
+    if directory.mode & stat.S_ISVTX and credentials.fsuid not in (node.uid, directory.uid) and not credentials.has_capability(CAP_FOWNER):
         raise Errno(EPERM)
 
 

@@ -31,7 +31,7 @@ def test_the_example_finds_the_bug_in_one_program_and_none_in_the_other() -> Non
     assert "9 failed, 27 passed" in done.stdout, done.stdout[-3000:]
     assert all(name.startswith("keep-") for name in failed)
     assert {"keep-fail-write-ENOSPC", "keep-shorten-write-1000", "keep-fail-read-EINTR"} <= set(failed)
-    assert re.search(r'^\[pid +\d+\] write\(3, .* = -1 ENOSPC|^write\(3, .* = -1 ENOSPC', done.stdout, re.MULTILINE)
+    assert re.search(r"^\[pid +\d+\] write\(3, .* = -1 ENOSPC|^write\(3, .* = -1 ENOSPC", done.stdout, re.MULTILINE)
 
 
 def test_a_failure_shows_the_last_calls_and_the_processes_of_each_container(tmp_path: Path) -> None:

@@ -79,9 +79,7 @@ class Decoded:
 
 
 def traced(path: Path, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*POLYNIX, "trace", "--output", str(path), *arguments], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
-    )
+    return subprocess.run([*POLYNIX, "trace", "--output", str(path), *arguments], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
 
 def test_calls_threads_and_flows_of_a_pipeline(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_copy_file_range() -> None:
     source = world.open(b"/a", O_CREAT | O_RDWR)
     target = world.open(b"/b", O_CREAT | O_RDWR)
     data = os.urandom(3 << 20)
-    assert world.call("write", source, world.put(data[:1 << 20]), 1 << 20) == 1 << 20
+    assert world.call("write", source, world.put(data[: 1 << 20]), 1 << 20) == 1 << 20
     offset = world.put(struct.pack("<q", 100))
     assert world.call("copy_file_range", source, offset, target, 0, 1 << 30, 0) == (1 << 20) - 100
     assert struct.unpack("<q", world.get(offset, 8))[0] == 1 << 20

@@ -53,9 +53,7 @@ def test_what_the_host_has(make, host: Path) -> None:  # type: ignore[no-untyped
     assert world.place(b"/hard").node is world.place(b"/d/f").node
     node, real = world.place(b"/d/f").node, os.stat(host / "d/f")
     assert (node.ino, node.nlink, node.size, node.mtime_ns) == (real.st_ino, 2, 7, real.st_mtime_ns)
-    assert {name: inode for name, (inode, _) in world.entries(b"/d").items()} == {
-        name: world.place(b"/d/" + name).node.ino for name in (b"e", b"f")
-    }
+    assert {name: inode for name, (inode, _) in world.entries(b"/d").items()} == {name: world.place(b"/d/" + name).node.ino for name in (b"e", b"f")}
     assert stat.S_ISFIFO(world.place(b"/fifo").node.mode)
     with fails(e.ENXIO):
         world.open(b"/socket")

@@ -58,8 +58,7 @@ def imports(path: Path, *, top_level_only: bool) -> set[str]:
 
 def _for_type_checking(tree: ast.Module, node: ast.AST) -> bool:
     return any(
-        isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING" and node in ast.walk(block)
-        for block in tree.body
+        isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING" and node in ast.walk(block) for block in tree.body
     )
 
 

@@ -62,9 +62,7 @@ class RecordLockMachine(RuleBasedStateMachine):
         end = min(start + length, SPACE) - 1
         span = range(start, end + 1)
         blocked = kind != F_UNLCK and any(
-            other != owner and byte in held and F_WRLCK in (kind, held[byte])
-            for other, held in enumerate(self.model)
-            for byte in span
+            other != owner and byte in held and F_WRLCK in (kind, held[byte]) for other, held in enumerate(self.model) for byte in span
         )
         obstacle = self.locks.conflict(self.owners[owner], kind, start, end) if kind != F_UNLCK else None
         assert (obstacle is not None) == blocked
