@@ -341,7 +341,7 @@ async def recvmmsg(task: Task, fd: FdNumber, messages: UserAddress, count: UInt,
     except (Errno, Fault) as error:
         if not done:
             raise
-        if isinstance(error, Errno) and error.errno != EAGAIN and error.errno < 512:
+        if error.errno != EAGAIN and error.errno < 512:
             socket.error = error.errno
     finally:
         file.release()

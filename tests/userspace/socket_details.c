@@ -237,6 +237,16 @@ CASE(many_at_once) {
     m[1].msg_hdr.msg_iov = (void *)16;
     CHECK(sendmmsg(pair[0], m, 4, 0) == 1);
     FAILS(recvmmsg(pair[1], m + 1, 1, MSG_DONTWAIT, NULL), EFAULT);
+    struct iovec nowhere = {(void *)16, 4};
+    m[1].msg_hdr.msg_iov = &nowhere, m[1].msg_hdr.msg_iovlen = 1;
+    while (recv(pair[1], buffer, sizeof buffer, MSG_DONTWAIT) > 0) ;
+    send(pair[0], "one", 3, 0);
+    send(pair[0], "two", 3, 0);
+    CHECK(recvmmsg(pair[1], m, 2, MSG_DONTWAIT, NULL) == 1);
+    int error;
+    socklen_t size = sizeof error;
+    NEED(getsockopt(pair[1], SOL_SOCKET, SO_ERROR, &error, &size) == 0);
+    note("kept for the next call: %d", error);
 }
 
 CASE(wake_ups_across_processes) {
