@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,12 @@ def python(audit: Audit, script: str, *flags: str, code: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("state", ["mem\n", "freeze"])
-def test_clocks_and_timers_across_a_suspend(audit: Audit, state: str) -> None:
-    outcome = audit.run([build("sleeper"), state])
-    assert (outcome.code, outcome.out.decode(), outcome.err.decode()) == (0, "", "")
+def test_clocks_and_timers_across_a_suspend(audit: Audit, state: str, second_look: Callable[[Callable[[], None], Callable[[], None]], None]) -> None:
+    def keeps_time() -> None:
+        outcome = audit.run([build("sleeper"), state])
+        assert (outcome.code, outcome.out.decode(), outcome.err.decode()) == (0, "", "")
+
+    second_look(keeps_time, keeps_time)  # some of its margins are times
 
 
 def test_an_alarm_ends_a_suspend(audit: Audit) -> None:
@@ -244,6 +248,13 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children(pid)))
 
 
+def rests(pid: int) -> bool:
+    """Whether it and its descendants use no CPU for two seconds."""
+    before = cpu_seconds(pid)
+    time.sleep(2)
+    return cpu_seconds(pid) - before <= 0.02
+
+
 def test_an_idle_container_suspends_itself_and_goes_on_with_its_input(audit: Audit) -> None:
     script = """
 import sys, time
@@ -265,10 +276,7 @@ for line in sys.stdin:
         if suspended == 3:
             break
     assert (suspended, stopped) == (3, "True")
-    time.sleep(1)
-    before = cpu_seconds(process.pid)
-    time.sleep(2)
-    assert cpu_seconds(process.pid) - before <= 0.02
+    assert any(rests(process.pid) for _ in range(5)), "asleep again, sooner or later"
     process.stdin.close()
     assert process.wait(20) == 0
 
