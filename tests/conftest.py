@@ -85,6 +85,7 @@ def audit() -> Iterator[Audit]:
     audit = Audit()
     try:
         yield audit
+        audit.end_started()
         if audit.all_may_be_dead:
             assert audit.run(["true"]).code == 0  # names then go with the next start
         assert audit.settle() == []

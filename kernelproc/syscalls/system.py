@@ -142,10 +142,10 @@ def getrandom(task: Task, buffer: UserAddress, length: Size, flags: Flags) -> in
 @syscall()
 def syslog(task: Task, action: Int, buffer: UserAddress, length: Int) -> int:
     """man 2 syslog."""
-    if not 0 <= action <= 10:
-        return -EINVAL
     if action not in (3, 10) and not task.credentials.has_capability(CAP_SYSLOG):
         return -EPERM
+    if not 0 <= action <= 10:
+        return -EINVAL
     log = task.kernel.expando.get(KernelLog)
     if action in (2, 3, 4):
         if length < 0 or (not buffer and length):

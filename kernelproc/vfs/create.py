@@ -28,7 +28,7 @@ def _check_new_name(task: Task, directory: NamespaceNode, name: bytes, slashes: 
     """May a new ``name`` be made here? ``slashes`` after it are for directories only. Errors: EEXIST, EROFS, EACCES, ENOENT."""
     if not name or name in (b".", b"..") or directory.entry.lookup(name).node is not None:
         raise Errno(EEXIST)
-    if slashes:
+    if slashes or not directory.node.fs.ops.creates:
         raise Errno(ENOENT)
     directory.mount.check_writable()
     _check_may_create(task, directory)

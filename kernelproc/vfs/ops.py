@@ -221,6 +221,7 @@ class FileSystemOps:
 
     name: ClassVar[bytes] = b"none"
     magic: ClassVar[int] = 0
+    creates: ClassVar[bool] = True  # False: who would make a name is told ENOENT, whatever he may do
 
     def statfs(self, fs: FileSystem) -> dict[str, int]:
         """Fields of struct statfs that differ from zero."""

@@ -117,10 +117,12 @@ class Audit:
             time.sleep(0.05)
         return left
 
-    def close(self) -> None:
+    def end_started(self) -> None:
         """End what a failed test has left running."""
         for process in self.started:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+    def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -123,8 +123,8 @@ def test_exec_has_the_caller_streams_or_a_terminal(service: Service) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 5
-    child = service.terminal("exec", "-it", "streams", "sleep", "1000")
-    time.sleep(1)
+    child = service.terminal("exec", "-it", "streams", "sh", "-c", "echo ready; exec sleep 1000")
+    child.expect_exact("ready")
     child.sendcontrol("c")
     child.expect(pexpect.EOF)
     child.close()

@@ -41,7 +41,9 @@ GAPS = (
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    outcome = Audit().run([build("gaps")], "--log-level", "debug")
+    audit = Audit()
+    outcome = audit.run([build("gaps")], "--log-level", "debug")
+    audit.close()
     assert outcome.code == 0, outcome
     return outcome
 

@@ -168,8 +168,8 @@ def test_readline_edits_and_completes(run: Start) -> None:
 
 
 def test_an_interrupt_kills_a_plain_program(run: Start) -> None:
-    child = run("sleep", "100")
-    time.sleep(1.0)
+    child = run("sh", "-c", "echo ready; exec sleep 100")
+    child.expect_exact("ready")
     child.sendcontrol("c")
     assert end_of(child) == 130
 

@@ -43,6 +43,7 @@ class ProcFileSystem(FileSystemOps):
 
     name = b"proc"
     magic = PROC_SUPER_MAGIC
+    creates = False
 
 
 def _host_file(path: str) -> bytes:
