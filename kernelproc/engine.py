@@ -149,6 +149,7 @@ class Engine:
         self._sequence = itertools.count()
         self._events: dict[int, Callable[[int], None]] = {}
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from other threads
+        self.on_awake: Callable[[], None] = _nothing  # after a sleep of the loop, before it handles what came
         self.on_wake: Callable[[Routine, bool], None] | None = None  # told of each wake-up (True: by a signal) before it happens; a profiler's
         self._stopped = False
         self._failure: Exception | None = None
@@ -306,6 +307,7 @@ class Engine:
         policy.before_sleep()
         found = monitor.wait(timeout, 0)
         policy.after_sleep(bool(found[0]))
+        self._call(self.on_awake)
         return found
 
     def _expire_timers(self) -> int:
@@ -351,6 +353,10 @@ def _no_exit_handler(slot: Slot) -> None:
 
 def _no_alarm() -> None:
     """Nobody stops the clock."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _log_failure(routine: Routine, _value: Any, error: BaseException | None) -> None:

@@ -26,6 +26,7 @@ from leftovers import MARK
 ROOT = Path(__file__).resolve().parent.parent
 POLYNIX = [sys.executable, "-m", "polynix.tools.start"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+AS_ON_THE_HOST = [f"--user={os.geteuid()}:{os.getegid()}"] if os.geteuid() else []  # for guests that are compared with the host's side
 AS_NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
 _MARK = re.compile(r"^\[ (RUN|OK|SKIP|FAIL|DIED) \] (.+)$")
 
@@ -121,9 +122,8 @@ def run_native(argv: Sequence[str], **options: object) -> Outcome:
 
 
 def run_polynix(argv: Sequence[str], *, flags: Sequence[str] = (), **options: object) -> Outcome:
-    """The program under ``polynix run``, as the user that it is on the host."""
-    user = [f"--user={os.geteuid()}:{os.getegid()}"] if os.geteuid() else []
-    return execute([*POLYNIX, "run", *user, *flags, "--", *argv], **options)  # type: ignore[arg-type]
+    """The program under ``polynix run``."""
+    return execute([*POLYNIX, "run", *flags, "--", *argv], **options)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 from typing import TYPE_CHECKING
 
 from polynix.addrspace.host_memory import MEMINFO, HostMemory, host_memory
+from polynix.kernelproc.host_timer import HostTimer
 from polynix.kernelproc.task.exit import begin_group_exit
 from polynix.kernelproc.uapi.signal import SIGKILL
 from polynix.kernelproc.wait_queue import WaitQueue
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 MILLISECOND = 1_000_000
 RETRY_NS = 2 * MILLISECOND
 PATIENCE_NS = 2000 * MILLISECOND  # after that a victim's memory is not waited for any more
-IDLE_NS, BUSY_NS, NEAR_NS = 1000 * MILLISECOND, 50 * MILLISECOND, 10 * MILLISECOND  # between two looks
+BUSY_NS, NEAR_NS = 50 * MILLISECOND, 10 * MILLISECOND  # between two looks
 NEAR_SHARE, RESERVE_SHARE, ALWAYS_SHARE = 4, 16, 128  # parts of the host's memory: a short supply, what guests leave free, what each container may have
 SLACK = 1 << 20  # what guests may take while they are being bounded
 
@@ -81,24 +83,40 @@ async def wait_for_memory(task: Task) -> None:
 
 
 class MemoryWatch:
-    """Looks at the memory in use, here and on the host, the more often the nearer a limit is."""
+    """Looks at the memory in use, here and on the host, the more often the nearer a limit is; while no guest runs, not at all."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._meminfo = os.open(MEMINFO, os.O_RDONLY | os.O_CLOEXEC)
+        self._timer = HostTimer()
+        self._resting = False
+        kernel.engine.watch(self._timer.fd, select.EPOLLIN, self._timer_went_off)
+        kernel.engine.on_awake = self._awake
         self.look()
 
+    def _awake(self) -> None:
+        if self._resting:
+            self.look()
+
+    def _timer_went_off(self, _events: int) -> None:
+        self._resting = not self.kernel.monitor.running
+        if self._resting:
+            self._timer.stop()
+        else:
+            self.look()
+
     def look(self) -> None:
-        kernel, memory = self.kernel, self.kernel.memory
+        """Set the bound, end who passed it, and be back in time."""
+        memory = self.kernel.memory
         host = host_memory(self._meminfo)
         used = memory.used_bytes()
         memory.set_bound(bound_on_host(host, used, memory.bound))
         unbounded = memory.kind != "private-tmpfs"
         if unbounded and used > memory.bound:
-            kill_the_biggest(kernel)
+            kill_the_biggest(self.kernel)
         near = host.available < host.total // NEAR_SHARE or (unbounded and used > memory.limit // 2)
-        pause = IDLE_NS if not kernel.monitor.running else NEAR_NS if near else BUSY_NS
-        kernel.engine.call_later(pause, self.look)
+        self._resting = False
+        self._timer.start(NEAR_NS if near else BUSY_NS)
 
 
 def bound_on_host(host: HostMemory, used: int, bound: int) -> int:

@@ -12,10 +12,10 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from harness import PATH, Case, directory, environment, run_cases, run_native, run_polynix
+from harness import AS_ON_THE_HOST, PATH, Case, directory, environment, run_cases, run_native, run_polynix
 
 HERE = Path(__file__).parent
 _JOB_REPORT = r"s,: line \([0-9]*\):  *[0-9][0-9]* ,: line \1: PID ,"
@@ -96,7 +96,7 @@ def results(path: Path, batch: tuple[str, ...], native: bool) -> dict[str, Case]
     def run(names: list[str]):
         with directory("native" if native else "guest") as where:
             argv = _driver(file, list(names or batch), where)
-            side = run_native if native else run_polynix
+            side = run_native if native else partial(run_polynix, flags=AS_ON_THE_HOST)
             return side(argv, cwd=where, env=environment(where), timeout=file.timeout)
 
     return run_cases(run, batch)

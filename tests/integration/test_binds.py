@@ -35,7 +35,7 @@ def test_binds() -> None:
         shared.mkdir()
         (shared / "given").write_text("given\n")
         single.write_text("one file\n")
-        flags = ["--user=0:0", "--bind", f"{shared}:/mnt/shared", "--bind", f"{shared}:/mnt/fixed:ro", "--bind", f"{single}:/mnt/file"]
+        flags = ["--bind", f"{shared}:/mnt/shared", "--bind", f"{shared}:/mnt/fixed:ro", "--bind", f"{single}:/mnt/file"]
         outcome = run_polynix(["/bin/sh", "-c", WORK], flags=flags, cwd=host)
         assert outcome.out.decode().splitlines() == [
             "through", "4755 1234 5678", "big", "copy", "given", "hard", "moved", "pipe", "soft", "refused", "one file",

@@ -9,7 +9,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from harness import Case, directory, run_cases, run_native, run_polynix
+from harness import AS_ON_THE_HOST, Case, directory, run_cases, run_native, run_polynix
 
 HERE = Path(__file__).parent
 BINARIES = HERE / "bin"
@@ -56,7 +56,7 @@ def command(source: Path) -> list[str]:
 def results_of_one(source: Path, name: str) -> tuple[Case, Case]:
     """One case alone on each side: (native, polynix)."""
     argv = [*command(source), name]
-    flags = directives(source).get("run", [])
+    flags = [*AS_ON_THE_HOST, *directives(source).get("run", [])]
     with directory("native") as where:
         native = run_cases(lambda _: run_native(argv, cwd=where, timeout=90), [name])[name]
     with directory("guest") as where:
@@ -75,6 +75,6 @@ def native_results(source: Path) -> dict[str, Case]:
 def polynix_results(source: Path) -> dict[str, Case]:
     """Every case's verdict under polynix."""
     argv = command(source)
-    flags = directives(source).get("run", [])
+    flags = [*AS_ON_THE_HOST, *directives(source).get("run", [])]
     with directory("guest") as where:
         return run_cases(lambda names: run_polynix([*argv, *names], flags=flags, cwd=where, timeout=90), cases_of(source))
