@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,23 +141,58 @@ def _lines(looks: list[KernelLook], threads: bool, sort: str) -> list[ThreadLook
     return sorted(lines, key=lambda line: (getattr(line, sort) if sort == "pid" else -getattr(line, sort), line.kernel, line.tid))
 
 
-def _render(looks: list[KernelLook], threads: bool, sort: str, most: int | None) -> Any:
+@dataclass(frozen=True)
+class Column:
+    """A column of the live view. Where there is no room for all, the one with the highest ``spare`` goes first; 0 stays."""
+
+    heading: str
+    cell: Callable[[ThreadLook], str]
+    spare: int = 0
+
+
+COLUMNS = (
+    Column("KERNEL", lambda line: str(line.kernel), 5),
+    Column("PID", lambda line: str(line.pid)),
+    Column("TID", lambda line: str(line.tid)),
+    Column("THR", lambda line: str(line.threads), 4),
+    Column("S", lambda line: line.state),
+    Column("CPU%", lambda line: f"{line.cpu:.1f}"),
+    Column("WAIT%", lambda line: f"{line.runnable:.1f}", 6),
+    Column("TIME", lambda line: f"{line.cpu_seconds:.2f}", 1),
+    Column("CALLS/s", lambda line: f"{line.syscalls:.0f}"),
+    Column("FAULTS/s", lambda line: f"{line.faults:.0f}", 7),
+    Column("IO/s", lambda line: size(line.io), 3),
+    Column("RSS", lambda line: size(line.memory), 2),
+)
+COMMAND_WIDTH = 16  # columns that a command has at least; its name has 15 characters
+
+
+def columns_for(lines: list[ThreadLook], threads: bool, kernels: int, width: int) -> list[Column]:
+    """The columns that fit into ``width`` characters beside the command."""
+    columns = [column for column in COLUMNS if column.heading != ("THR" if threads else "TID")]
+    widths = {column: max(map(len, [column.heading, *map(column.cell, lines)])) + 1 for column in columns}
+    while sum(widths[column] for column in columns) + COMMAND_WIDTH > width and any(column.spare for column in columns):
+        columns.remove(max(columns, key=lambda column: (column.heading == "KERNEL" and kernels == 1, column.spare)))  # the only kernel is named above
+    return columns
+
+
+def _render(looks: list[KernelLook], threads: bool, sort: str, most: int | None, width: int) -> Any:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     head = [
-        Text(f"kernel {look.kernel}: {look.tasks} tasks, {look.cpu:.0f}% of a CPU in the kernel, {look.syscalls} system calls, {size(look.memory)} resident")
-        for look in looks
-    ] or [Text("no polynix kernel runs")]
-    table = Table("KERNEL", "PID", "TID" if threads else "THR", "S", "CPU%", "WAIT%", "TIME", "CALLS/s", "FAULTS/s", "IO/s", "RSS", "COMMAND", box=None)
-    for line in _lines(looks, threads, sort)[:most]:
-        cells = (
-            str(line.kernel), str(line.pid), str(line.tid if threads else line.threads), line.state, f"{line.cpu:.1f}", f"{line.runnable:.1f}",
-            f"{line.cpu_seconds:.2f}", f"{line.syscalls:.0f}", f"{line.faults:.0f}", size(line.io), size(line.memory),
-        )  # fmt: skip
-        table.add_row(*cells, Text(line.command))
-    return Group(*head, table)
+        f"kernel {look.kernel}: {look.tasks} tasks, {look.cpu:.0f}% CPU in the kernel, {look.syscalls} calls, {size(look.memory)} resident" for look in looks
+    ] or ["no polynix kernel runs"]
+    lines = _lines(looks, threads, sort)[:most]
+    columns = columns_for(lines, threads, len(looks), width)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column.heading == "S" else "right", no_wrap=True)
+    table.add_column("COMMAND", no_wrap=True)
+    for line in lines:
+        table.add_row(*(column.cell(line) for column in columns), Text(line.command))
+    return Group(*(Text(text, no_wrap=True, overflow="ellipsis") for text in head), table)
 
 
 def size(number: float) -> str:
@@ -182,7 +218,7 @@ def show_top(kernel: str | None, threads: bool, interval: float, count: int | No
     if not sys.stdout.isatty():
         for _ in range(count or 1):
             time.sleep(interval)
-            output.print(_render(sampler.look(), threads, sort, None))
+            output.print(_render(sampler.look(), threads, sort, None, output.width))
         return
     from rich.live import Live
 
@@ -192,5 +228,5 @@ def show_top(kernel: str | None, threads: bool, interval: float, count: int | No
         while count is None or shown < count:
             time.sleep(interval if shown else min(interval, 0.3))
             looks = sampler.look()
-            live.update(_render(looks, threads, sort, max(output.size.height - len(looks) - 2, 1)), refresh=True)
+            live.update(_render(looks, threads, sort, max(output.size.height - len(looks) - 2, 1), output.size.width), refresh=True)
             shown += 1

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 MISSING = "reports need plotly, jinja2 and hdrhistogram: pip install 'polynix[report]'"
 MAX_ROWS = 500  # of one table; the JSON file has them all
 MAX_NUMBERED = 12  # rows and columns of a heat map whose cells have room for their numbers
+MAX_LABELS = 100  # rows and columns of a heat map that have room for legible labels
+MAP_PIXELS, LEAST_CELL, MOST_CELL = 800, 10, 22  # of a heat map: what its cells share, and each one's least and most
 
 
 class ReportError(Exception):
@@ -61,16 +64,27 @@ class Section:
         self.parts.append(("figure", {"data": data, "layout": layout}))
 
     def heat_map(self, title: str, columns: list[str], rows: list[str], values: list[list[float]], unit: str) -> None:
-        """A matrix as colours from zero up, with its numbers where there is room; the first row is at the top."""
+        """A matrix as colours from zero up, with its numbers where there is room; the first row is at the top. Every row and column has its label; of more
+        than MAX_LABELS those with most are shown.
+        """
+        shown_rows, shown_columns = _most([_sum(row) for row in values]), _most([_sum(column) for column in zip(*values, strict=True)])
+        if len(shown_rows) < len(rows) or len(shown_columns) < len(columns):
+            title += f", the {len(shown_rows)} of {len(rows)} and {len(shown_columns)} of {len(columns)} with most"
+        values = [[values[row][column] for column in shown_columns] for row in shown_rows]
+        rows, columns = [rows[row] for row in shown_rows], [columns[column] for column in shown_columns]
         most = max((value for row in values for value in row if value is not None), default=0)
         scale = {"zmin": 0, "zmax": most or 1}  # else a matrix of zeros would have the colour of the middle
         numbers = {"texttemplate": "%{z:,}"} if max(len(columns), len(rows)) <= MAX_NUMBERED else {}
-        height = min(max(260, 22 * len(rows) + 160), 900)
+        row_height = min(max(MAP_PIXELS / max(len(rows), 1), LEAST_CELL), MOST_CELL)
+        column_width = min(max(MAP_PIXELS / max(len(columns), 1), LEAST_CELL), MOST_CELL)
+        labels = {"type": "category", "tickmode": "linear", "dtick": 1}  # all of them: plotly would thin them out
         hover = f"%{{y}} / %{{x}}: %{{z}} {unit}<extra></extra>"
         self.figure(
             [{"type": "heatmap", "x": columns, "y": rows, "z": values, "colorscale": "YlOrRd", "reversescale": True,
               "hovertemplate": hover, **scale, **numbers}],
-            title={"text": f"{title} ({unit})"}, height=height, xaxis={"type": "category"}, yaxis={"type": "category", "autorange": "reversed"},
+            title={"text": f"{title} ({unit})"}, height=max(260, int(row_height * len(rows)) + 160),
+            xaxis={**labels, "tickfont": {"size": _font(column_width)}, **({"tickangle": -90} if len(columns) > MAX_NUMBERED else {})},
+            yaxis={**labels, "tickfont": {"size": _font(row_height)}, "autorange": "reversed"},
         )  # fmt: skip
 
 
@@ -144,6 +158,20 @@ def check_libraries() -> None:
 
     if any(importlib.util.find_spec(name) is None for name in ("plotly", "jinja2", "hdrh")):
         raise ReportError(MISSING)
+
+
+def _sum(values: Iterable[float | None]) -> float:
+    return sum(value for value in values if value is not None)
+
+
+def _most(sums: list[float]) -> list[int]:
+    """Indices of the MAX_LABELS biggest, in their order."""
+    return sorted(sorted(range(len(sums)), key=lambda index: -sums[index])[:MAX_LABELS])
+
+
+def _font(cell: float) -> int:
+    """Size of a label that stands beside a cell of so many pixels."""
+    return min(12, int(cell) - 2)
 
 
 def _is_number(value: Any) -> bool:
