@@ -24,6 +24,7 @@ from polynix.addrspace.host_vdso import publish_host_vdso
 from polynix.addrspace.memory_manager import MemoryManager
 from polynix.addrspace.region import RegionFactory, SharedMemoryUnavailable
 from polynix.addrspace.stub_pool import StubPool
+from polynix.ipc.descriptor_table import make_room_for_descriptors
 from polynix.ipc.session import Session
 from polynix.kernelproc.clock import HostClock
 from polynix.kernelproc.container import Container, Start, take_standard_error, wait_for_runner, wait_for_start
@@ -67,6 +68,8 @@ def import_all() -> None:
 
 def run_kernel(beside: socket.socket) -> None:
     """The kernel process, from its first message to the container's end. ``beside`` is the socket of its session."""
+    raise_descriptor_limit()
+    make_room_for_descriptors()
     session = Session(beside, threaded=False)
     try:
         start = wait_for_start(session)
@@ -82,7 +85,6 @@ def run_container(session: Session, start: Start) -> None:
         take_standard_error(start.info)
         options = start.options
         set_up_logging(options)
-        raise_descriptor_limit()
         kernel = build_kernel(options)
         kernel.expando.get(IncomingDirectory).enter(kernel.engine, start.info.ns or [])
         kernel.wait_for_message = lambda _channel: wait_for_runner(session)
@@ -133,7 +135,7 @@ def raise_descriptor_limit() -> None:
     """As many descriptors as may be had: each bigger file of a tmpfs is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+        with open("/proc/sys/fs/nr_open", encoding="utf-8") as file:
             most = int(file.read())
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, max(most, hard)))
     except (OSError, ValueError):

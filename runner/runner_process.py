@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from polynix.ipc.descriptor_socket import receive_packet
+from polynix.ipc.descriptor_table import make_room_for_descriptors
 from polynix.kernelproc.host_check import UnfitHostError, check_host
 from polynix.runner.launcher import Launcher, reset_signals, use_null_streams
 from polynix.runner.run_directory import RunDirectory, RunnerRuns, ServiceDirectory, parent_directory
@@ -78,6 +79,7 @@ def run_private(lifeline: socket.socket) -> int:
         except OSError as error:
             raise RunnerStartError(f"cannot make a run directory: {error.filename or parent_directory()}: {error.strerror}") from error
         launcher = Launcher(directory.path, (lifeline,))
+        make_room_for_descriptors()
         try:
             from polynix.runner.runner import RunnerService  # after the fork: it makes zmq's context
 
@@ -112,6 +114,7 @@ def run_service(path: str, log_level: str) -> int:
         raise RunnerStartError(f"cannot serve {error.filename or path}: {error.strerror}") from None
     try:
         launcher = Launcher(directory.path)
+        make_room_for_descriptors()
         try:
             from polynix.runner.runner import RunnerService  # after the fork: it makes zmq's context
 
