@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from polynix.ipc.fidl.coding import FidlType
 from polynix.ipc.fidl.containers import type_of
 from polynix.ipc.fidl.message import MessageHeader, Result, TransportError, decode_body, encode_message, method_ordinal, result_type
 from polynix.ipc.fidl.records import Empty
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.status import Status, ZxStatus
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
@@ -113,14 +114,26 @@ class Method:
         return None if self.response is None else body.response
 
 
-@dataclass(frozen=True)
 class ProtocolInfo:
-    """What ``@protocol`` found."""
+    """What ``@protocol`` found. Its methods are made ready when one of them is first asked for: most processes speak few of the protocols that they know.
+    Errors, then: TypeError for a declaration that makes no sense.
+    """
 
-    name: str
-    openness: Openness
-    by_ordinal: dict[int, Method]
-    by_attribute: dict[str, Method]
+    def __init__(self, name: str, openness: Openness, functions: dict[str, Any]) -> None:
+        self.name = name
+        self.openness = openness
+        self._functions = functions
+
+    @cached_property
+    def by_attribute(self) -> dict[str, Method]:
+        return {attribute: _method(self.name, attribute, function, self.openness) for attribute, function in self._functions.items()}
+
+    @cached_property
+    def by_ordinal(self) -> dict[int, Method]:
+        methods = {method.ordinal: method for method in self.by_attribute.values()}
+        if len(methods) != len(self.by_attribute):
+            raise TypeError(f"{self.name}: two methods with one ordinal")
+        return methods
 
 
 class FidlProtocol:
@@ -189,15 +202,12 @@ def protocol(name: str, *, openness: Openness = Openness.OPEN) -> Callable[[Clas
     """Declare a class as the protocol ``library.Name``."""
 
     def declare(cls: Class) -> Class:
-        methods = [
-            _method(name, attribute, function, openness)
+        functions = {
+            attribute: function
             for attribute, function in vars(cls).items()
             if isinstance(getattr(function, "__fidl_declaration__", None), _Declaration)
-        ]
-        by_ordinal = {method.ordinal: method for method in methods}
-        if len(by_ordinal) != len(methods):
-            raise TypeError(f"{name}: two methods with one ordinal")
-        cls.__fidl_protocol__ = ProtocolInfo(name, openness, by_ordinal, {method.attribute: method for method in methods})
+        }
+        cls.__fidl_protocol__ = ProtocolInfo(name, openness, functions)
         return cls
 
     return declare

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from polynix.ipc.bindings import FidlProtocol, Method, MethodError, MethodKind, allows_unknown, encode_unknown_method, method_of
 from polynix.ipc.channel import Channel
@@ -28,8 +27,7 @@ log = logging.getLogger(__name__)
 MAX_REQUESTS = 256  # that wait for their replies; more stay in the channel
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A decoded request; ``method`` is None when nobody knows it, but it is allowed to come."""
 
     header: MessageHeader

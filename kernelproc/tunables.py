@@ -5,9 +5,9 @@ What is set and not obeyed is counted by ``track_stub``: nothing is silently acc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from polynix.ipc.light_dataclass import dataclass
 from polynix.kernelproc.track_stub import track_stub
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from polynix.ipc.channel import HANDLE_COST, MESSAGE_COST, WINDOW, ChannelEnd, ChannelPeer, Message
@@ -23,6 +22,7 @@ from polynix.ipc.handle import KernelObject, Transfer
 from polynix.ipc.host_file import HostFileObject
 from polynix.ipc.job import JobObject
 from polynix.ipc.kinds import KINDS, descriptor_of, kind_of
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.record import NUMBER, ROOT, SIGNALS, Entry, Kind, Operation, Record, Run, decode, encode, encode_run, signals, word
 from polynix.ipc.session import REPORT

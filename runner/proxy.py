@@ -20,10 +20,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from polynix.ipc.channel import Queued
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Counter, Message, Observer, Signals, Status, ZxStatus
 from polynix.ipc.service import Sleeper, sleep
 from polynix.runner.async_channel import ChannelClosed, Receiver

@@ -5,8 +5,7 @@ Source: Starnix's ``kernel_manager/suspend.rs``. Unlike there, each container ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Counter, Handle, Signals
 from polynix.runner.lockdep import LockDepMutex
 

@@ -7,16 +7,16 @@ or an event.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from polynix.ipc.fidl.coding import FidlType, close_handles, decode, encode
 from polynix.ipc.fidl.containers import TypeSource, type_of
 from polynix.ipc.fidl.errors import DecodeError
 from polynix.ipc.fidl.primitives import INT32, EnumType
 from polynix.ipc.fidl.records import Member, UnionType, member, struct
+from polynix.ipc.light_dataclass import dataclass
 
 HEADER = Struct("<IBBBBQ")
 MAGIC = 1
@@ -32,8 +32,7 @@ def method_ordinal(selector: str) -> int:
     return int.from_bytes(hashlib.sha256(selector.encode()).digest()[:8], "little") & ~ORDINAL_CONTROL_BIT
 
 
-@dataclass(frozen=True)
-class MessageHeader:
+class MessageHeader(NamedTuple):
     """What starts each message."""
 
     txid: int

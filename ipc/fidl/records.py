@@ -14,9 +14,7 @@ A flexible union has a field ``unknown: UnknownVariant | None = None`` for a var
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
 from typing import Any, TypeVar, overload
@@ -24,6 +22,7 @@ from typing import Any, TypeVar, overload
 from polynix.ipc.fidl.coding import PRESENCE_HEADER, PRESENT, UINT64, Decoder, Encoder, FidlType, close_handles
 from polynix.ipc.fidl.containers import TypeSource, check_present, type_of
 from polynix.ipc.fidl.errors import DecodeError, EncodeError
+from polynix.ipc.light_dataclass import Field, dataclass, fields
 
 Class = TypeVar("Class", bound=type)
 
@@ -296,12 +295,12 @@ def member(first: int | TypeSource, kind: TypeSource | None = None, /) -> Any:
     """A dataclass field with its wire type: ``member(ordinal, type)`` in tables and unions, ``member(type)`` in structs."""
     if isinstance(first, int):
         assert kind is not None
-        return dataclasses.field(default=None, metadata={"fidl": (first, kind)})
-    return dataclasses.field(metadata={"fidl": (0, first)})
+        return Field(None, (first, kind))
+    return Field(metadata=(0, first))
 
 
 def _members(declaration: Any) -> list[Member]:
-    return [Member(item.name, *item.metadata["fidl"]) for item in dataclasses.fields(declaration) if "fidl" in item.metadata]
+    return [Member(name, *field.metadata) for name, field in fields(declaration).items() if field.metadata is not None]
 
 
 def struct(declaration: Class) -> Class:
@@ -320,7 +319,7 @@ def union(*, strict: bool = False) -> Callable[[Class], Class]:
     """Declare a dataclass as a union."""
 
     def declare(declaration: Class) -> Class:
-        if not strict and "unknown" not in {item.name for item in dataclasses.fields(declaration)}:
+        if not strict and "unknown" not in fields(declaration):
             raise TypeError(f"flexible union {declaration.__name__} needs a field 'unknown'")
         kind = UnionType(declaration.__name__, _members(declaration), declaration, strict=strict)
         declaration.__fidl_type__ = kind  # type: ignore[attr-defined]

@@ -7,11 +7,11 @@ A component is a container here. What it offers and what it is given are directo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, event, one_way, protocol
 from polynix.ipc.fidl import INT32, INT64, STRING, UINT32, HandleType, StringType, UnknownVariant, VectorType, member, struct, table, union
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Event, Handle
 
 MAX_NAME = 255

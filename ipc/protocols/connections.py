@@ -6,10 +6,9 @@ Who wants a proxy asks the container, which asks its runner to listen, and gives
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from polynix.ipc.bindings import FidlProtocol, Openness, one_way, protocol, two_way
 from polynix.ipc.fidl import INT32, STRING, UINT8, UINT16, UINT32, HandleType, VectorType, member, struct, table
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Counter
 
 

@@ -6,12 +6,12 @@ beginning of its id that no other has.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, protocol, two_way
 from polynix.ipc.fidl import BOOL, INT32, INT64, STRING, UINT64, EnumType, HandleType, StringType, VectorType, member, struct, table
 from polynix.ipc.host_file import HostFile
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel
 from polynix.ipc.protocols.component import MAX_NAME
 from polynix.ipc.protocols.controller import ConsoleWindowSize

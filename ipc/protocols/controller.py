@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, one_way, protocol, two_way
 from polynix.ipc.fidl import INT32, STRING, UINT8, UINT16, UINT32, UINT64, EnumType, HandleType, VectorType, member, struct, table
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Handle, Job
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, one_way, protocol, two_way
 from polynix.ipc.fidl import INT64, UINT32, UINT64, EnumType, HandleType, StringType, member, table
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Counter, EventPair, Handle, Job, Signals, Vmo
 
 PROXY_NAME_LEN = 1024

@@ -6,11 +6,11 @@ In Zircon the kernel tells a pager through a port which pages it must supply. He
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from polynix.ipc.bindings import FidlProtocol, Openness, protocol, two_way
 from polynix.ipc.fidl import INT32, STRING, UINT32, UINT64, EnumType, HandleType, VectorType, member, struct, table
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Vmo
 
 MAX_EXTENTS = 1024

@@ -6,10 +6,9 @@ them there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from polynix.ipc.bindings import FidlProtocol, Openness, protocol, two_way
 from polynix.ipc.fidl import INT64, STRING, member, table
+from polynix.ipc.light_dataclass import dataclass
 
 
 @table

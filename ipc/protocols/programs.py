@@ -7,7 +7,6 @@ comes out; closing it leaves the program alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from polynix.ipc.bindings import FidlProtocol, Openness, event, one_way, protocol, two_way
 from polynix.ipc.fidl import (
@@ -29,6 +28,7 @@ from polynix.ipc.fidl import (
     union,
 )
 from polynix.ipc.host_file import HostFile
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Vmo
 from polynix.ipc.protocols.component import HandleInfo
 from polynix.ipc.protocols.controller import ConsoleWindowSize

@@ -5,10 +5,9 @@ What is asked and answered are JSON texts, whose meaning is the scripting's own 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from polynix.ipc.bindings import FidlProtocol, Openness, protocol, two_way
 from polynix.ipc.fidl import member, struct
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.protocols.programs import Data
 
 

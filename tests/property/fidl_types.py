@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import string
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from polynix.ipc import fidl
+from polynix.ipc.light_dataclass import dataclass
 
 Pair = tuple[Any, st.SearchStrategy[Any]]  # a type, and its values
 
@@ -72,14 +72,14 @@ def _array(pair: Pair, count: int) -> Pair:
     return fidl.ArrayType(pair[0], count), values.map(bytes) if pair[0] is fidl.UINT8 else values
 
 
-def _class(name: str, pairs: list[Pair], ordinals: list[int], extra: list[Any]) -> Any:
+def _class(name: str, pairs: list[Pair], ordinals: list[int], extra: dict[str, Any]) -> Any:
     letters = string.ascii_lowercase
-    members = [(letter, Any, fidl.member(n, kind) if n else fidl.member(kind)) for letter, n, (kind, _) in zip(letters, ordinals, pairs, strict=False)]
-    return dataclasses.make_dataclass(name, [*members, *extra], kw_only=True)
+    members = {letter: fidl.member(n, kind) if n else fidl.member(kind) for letter, n, (kind, _) in zip(letters, ordinals, pairs, strict=False)} | extra
+    return dataclass(kw_only=True)(type(name, (), {"__annotations__": dict.fromkeys(members, Any), **members}))
 
 
 def _struct(pairs: list[Pair]) -> Pair:
-    declared = fidl.struct(_class("RandomStruct", pairs, [0] * len(pairs), []))
+    declared = fidl.struct(_class("RandomStruct", pairs, [0] * len(pairs), {}))
     return fidl.type_of(declared), st.builds(declared, **dict(zip(string.ascii_lowercase, (values for _, values in pairs), strict=False)))
 
 
@@ -90,7 +90,7 @@ def _required(pair: Pair) -> bool:
 def _table(pairs: list[Pair], gaps: list[int]) -> Pair:
     pairs = [pair for pair in pairs if _required(pair)]
     ordinals = [index + 1 + sum(gaps[: index + 1]) for index in range(len(pairs))]
-    declared = fidl.table(_class("RandomTable", pairs, ordinals, []))
+    declared = fidl.table(_class("RandomTable", pairs, ordinals, {}))
     return fidl.type_of(declared), st.builds(
         declared, **{letter: st.none() | values for letter, (_, values) in zip(string.ascii_lowercase, pairs, strict=False)}
     )
@@ -98,7 +98,7 @@ def _table(pairs: list[Pair], gaps: list[int]) -> Pair:
 
 def _union(pairs: list[Pair], strict: bool, nullable: bool) -> Pair:
     pairs = [pair for pair in pairs if _required(pair)] or [LEAVES[0]]
-    extra = [] if strict else [("unknown", Any, dataclasses.field(default=None))]
+    extra = {} if strict else {"unknown": None}
     declared = fidl.union(strict=strict)(_class("RandomUnion", pairs, list(range(1, len(pairs) + 1)), extra))
     kind: Any = fidl.type_of(declared)
     choices = [st.builds(declared, **{letter: values}) for letter, (_, values) in zip(string.ascii_lowercase, pairs, strict=False)]

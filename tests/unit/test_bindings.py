@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pkgutil
 import threading
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import pytest
-from polynix.ipc import fidl
+from polynix.ipc import fidl, protocols
 from polynix.ipc.async_client import Client
 from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import FidlProtocol, MethodError, Openness, UnknownMethodError, event, one_way, protocol, two_way
 from polynix.ipc.client import BlockingClient
 from polynix.ipc.dump import describe_message
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Counter, EventPair, Job, Signals, Status, Vmo, ZxStatus
 from polynix.ipc.protocols import controller as fcontroller
 from polynix.ipc.protocols import manager as fmanager
@@ -381,30 +383,59 @@ def test_blocking_client() -> None:
     assert not thread.is_alive()
 
 
-def test_declarations_that_make_no_sense() -> None:
+@protocol("test.polynix.Closed", openness=Openness.CLOSED)
+class FlexibleInClosed(FidlProtocol):
+    @one_way()
+    async def flexible(self) -> None:
+        raise NotImplementedError
+
+
+@protocol("test.polynix.Ajar", openness=Openness.AJAR)
+class FlexibleInAjar(FidlProtocol):
+    @two_way()
+    async def flexible(self) -> None:
+        raise NotImplementedError
+
+
+@protocol("test.polynix.Twice", openness=Openness.OPEN)
+class SameOrdinals(FidlProtocol):
+    @one_way(name="Again")
+    async def first(self) -> None:
+        raise NotImplementedError
+
+    @one_way(name="Again")
+    async def second(self) -> None:
+        raise NotImplementedError
+
+
+@protocol("test.polynix.Wide", openness=Openness.OPEN)
+class TwoPayloads(FidlProtocol):
+    @one_way()
+    async def both(self, one: Text, other: Text) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("declaration", [FlexibleInClosed, FlexibleInAjar, SameOrdinals, TwoPayloads])
+def test_declarations_that_make_no_sense(declaration: type[FidlProtocol]) -> None:
     with pytest.raises(TypeError):
-
-        @protocol("test.polynix.Closed", openness=Openness.CLOSED)
-        class Closed(FidlProtocol):
-            @one_way()
-            async def flexible(self) -> None:
-                raise NotImplementedError
-
-    with pytest.raises(TypeError):
-
-        @protocol("test.polynix.Ajar", openness=Openness.AJAR)
-        class Ajar(FidlProtocol):
-            @two_way()
-            async def flexible(self) -> None:
-                raise NotImplementedError
+        declaration.__fidl_protocol__.by_ordinal  # noqa: B018
 
 
 # -- the declared protocols ------------------------------------------------------------------------------------------------------
 
 
+def test_all_declarations_make_sense() -> None:
+    """They are looked at when they are first used; here is the first use of those that no test needs."""
+    modules = [importlib.import_module(f"polynix.ipc.protocols.{module.name}") for module in pkgutil.iter_modules(protocols.__path__)]
+    declared = {cls for module in modules for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, FidlProtocol)} - {FidlProtocol}
+    assert {Manager, Pager, Controller} < declared
+    for cls in declared:
+        assert cls.__fidl_protocol__.by_ordinal
+
+
 def test_ordinals_of_starnix_protocols() -> None:
-    protocols = (Manager, Pager, Controller)
-    ordinals = {f"{method.protocol}.{method.name}": method.ordinal for cls in protocols for method in cls.__fidl_protocol__.by_ordinal.values()}
+    methods = [method for cls in (Manager, Pager, Controller) for method in cls.__fidl_protocol__.by_ordinal.values()]
+    ordinals = {f"{method.protocol}.{method.name}": method.ordinal for method in methods}
     assert ordinals == {
         "Manager.SuspendContainer": 0x0928527927C9F2A7,
         "Manager.ProxyWakeChannel": 0x46A374AB73B23714,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
 
 import pytest
 from polynix.ipc import fidl
 from polynix.ipc.fidl import MessageHeader, TransportError, member
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Counter, EventPair, Rights, Signals
 
 ALL_ONES = "ffffffffffffffff"

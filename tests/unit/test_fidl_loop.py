@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from event_world import Running, new_kernel
 from polynix.ipc import fidl
 from polynix.ipc.bindings import FidlProtocol, MethodError, UnknownMethodError, event, one_way, protocol, two_way
 from polynix.ipc.client import BlockingClient
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, Signals, Status, ZxStatus
 from polynix.ipc.protocols.component import Directory, DirectoryOpenRequest
 from polynix.ipc.server import MAX_REQUESTS
