@@ -276,11 +276,7 @@ def struct_class(definition: Layout, directory: str) -> list[str]:
         for s in (
             "",
             "",
-            f"class _{name}_fields(NamedTuple):",
-            *(f"    {n}: {t} = {d}" for n, t, d in typed),
-            "",
-            "",
-            f"class {name}(_{name}_fields):",
+            f"class {name}(Structure):",
             f'    """{definition.ctype} ({", ".join(definition.headers)}): {size} bytes."""',
             "",
             "    __slots__ = ()",
@@ -289,6 +285,7 @@ def struct_class(definition: Layout, directory: str) -> list[str]:
             "    OFFSETS: ClassVar[dict[str, int]] = {",
             *offsets,
             "    }",
+            *(f"    {n}: {t} = member({index})" for index, (n, t, _) in enumerate(typed)),
             "",
             "    @staticmethod",
             "    def pack(",
@@ -298,20 +295,13 @@ def struct_class(definition: Layout, directory: str) -> list[str]:
             f"        return {name}.FORMAT.pack(",
             *("    " + line for line in values),
             "        )",
-            "",
-            "    @classmethod",
-            "    def unpack(cls, data: Buffer, offset: int = 0) -> Self:",
-            "        return cls._make(cls.FORMAT.unpack_from(data, offset))",
-            "",
-            "    def to_bytes(self) -> bytes:",
-            "        return self.FORMAT.pack(*self)",
         )
     ]
 
 
 STRUCTS_TITLE = '''"""Structs of the system-call ABI: where each member lies, as the compiler says.
 
-Each class is a NamedTuple of the struct's members with `FORMAT` (a struct.Struct), `SIZE`, `OFFSETS`; `pack(**members)`
+Each class is a tuple of the struct's members, by name, with `FORMAT` (a struct.Struct), `SIZE`, `OFFSETS`; `pack(**members)`
 makes bytes (members left out are 0), `unpack(data)` makes an instance, `to_bytes()` packs it again. Padding is zero.
 """'''
 
@@ -325,10 +315,9 @@ def structs_module(directory: str) -> str:
         "from __future__ import annotations",
         "",
         "from struct import Struct",
-        "from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self",
+        "from typing import ClassVar",
         "",
-        "if TYPE_CHECKING:",
-        "    from _typeshed import ReadableBuffer as Buffer",
+        "from polynix.kernelproc.uapi.structure import Structure, member",
     ]
     for lines in classes:
         out += lines

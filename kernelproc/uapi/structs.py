@@ -2,38 +2,18 @@
 
 """Structs of the system-call ABI: where each member lies, as the compiler says.
 
-Each class is a NamedTuple of the struct's members with `FORMAT` (a struct.Struct), `SIZE`, `OFFSETS`; `pack(**members)`
+Each class is a tuple of the struct's members, by name, with `FORMAT` (a struct.Struct), `SIZE`, `OFFSETS`; `pack(**members)`
 makes bytes (members left out are 0), `unpack(data)` makes an instance, `to_bytes()` packs it again. Padding is zero.
 """
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
-
-
-class _stat_fields(NamedTuple):
-    st_dev: int = 0
-    st_ino: int = 0
-    st_nlink: int = 0
-    st_mode: int = 0
-    st_uid: int = 0
-    st_gid: int = 0
-    st_rdev: int = 0
-    st_size: int = 0
-    st_blksize: int = 0
-    st_blocks: int = 0
-    st_atime: int = 0
-    st_atime_nsec: int = 0
-    st_mtime: int = 0
-    st_mtime_nsec: int = 0
-    st_ctime: int = 0
-    st_ctime_nsec: int = 0
+from polynix.kernelproc.uapi.structure import Structure, member
 
 
-class stat(_stat_fields):
+class stat(Structure):
     """struct stat (sys/stat.h): 144 bytes."""
 
     __slots__ = ()
@@ -44,6 +24,22 @@ class stat(_stat_fields):
         "st_size": 48, "st_blksize": 56, "st_blocks": 64, "st_atime": 72, "st_atime_nsec": 80, "st_mtime": 88,
         "st_mtime_nsec": 96, "st_ctime": 104, "st_ctime_nsec": 112,
     }
+    st_dev: int = member(0)
+    st_ino: int = member(1)
+    st_nlink: int = member(2)
+    st_mode: int = member(3)
+    st_uid: int = member(4)
+    st_gid: int = member(5)
+    st_rdev: int = member(6)
+    st_size: int = member(7)
+    st_blksize: int = member(8)
+    st_blocks: int = member(9)
+    st_atime: int = member(10)
+    st_atime_nsec: int = member(11)
+    st_mtime: int = member(12)
+    st_mtime_nsec: int = member(13)
+    st_ctime: int = member(14)
+    st_ctime_nsec: int = member(15)
 
     @staticmethod
     def pack(
@@ -57,20 +53,8 @@ class stat(_stat_fields):
             st_atime_nsec, st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _statx_timestamp_fields(NamedTuple):
-    tv_sec: int = 0
-    tv_nsec: int = 0
-
-
-class statx_timestamp(_statx_timestamp_fields):
+class statx_timestamp(Structure):
     """struct statx_timestamp (linux/stat.h): 16 bytes."""
 
     __slots__ = ()
@@ -79,6 +63,8 @@ class statx_timestamp(_statx_timestamp_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "tv_sec": 0, "tv_nsec": 8,
     }
+    tv_sec: int = member(0)
+    tv_nsec: int = member(1)
 
     @staticmethod
     def pack(
@@ -89,44 +75,8 @@ class statx_timestamp(_statx_timestamp_fields):
             tv_sec, tv_nsec,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _statx_fields(NamedTuple):
-    stx_mask: int = 0
-    stx_blksize: int = 0
-    stx_attributes: int = 0
-    stx_nlink: int = 0
-    stx_uid: int = 0
-    stx_gid: int = 0
-    stx_mode: int = 0
-    stx_ino: int = 0
-    stx_size: int = 0
-    stx_blocks: int = 0
-    stx_attributes_mask: int = 0
-    stx_atime_sec: int = 0
-    stx_atime_nsec: int = 0
-    stx_btime_sec: int = 0
-    stx_btime_nsec: int = 0
-    stx_ctime_sec: int = 0
-    stx_ctime_nsec: int = 0
-    stx_mtime_sec: int = 0
-    stx_mtime_nsec: int = 0
-    stx_rdev_major: int = 0
-    stx_rdev_minor: int = 0
-    stx_dev_major: int = 0
-    stx_dev_minor: int = 0
-    stx_mnt_id: int = 0
-    stx_dio_mem_align: int = 0
-    stx_dio_offset_align: int = 0
-
-
-class statx(_statx_fields):
+class statx(Structure):
     """struct statx (linux/stat.h): 256 bytes."""
 
     __slots__ = ()
@@ -140,6 +90,32 @@ class statx(_statx_fields):
         "stx_rdev_minor": 132, "stx_dev_major": 136, "stx_dev_minor": 140, "stx_mnt_id": 144,
         "stx_dio_mem_align": 152, "stx_dio_offset_align": 156,
     }
+    stx_mask: int = member(0)
+    stx_blksize: int = member(1)
+    stx_attributes: int = member(2)
+    stx_nlink: int = member(3)
+    stx_uid: int = member(4)
+    stx_gid: int = member(5)
+    stx_mode: int = member(6)
+    stx_ino: int = member(7)
+    stx_size: int = member(8)
+    stx_blocks: int = member(9)
+    stx_attributes_mask: int = member(10)
+    stx_atime_sec: int = member(11)
+    stx_atime_nsec: int = member(12)
+    stx_btime_sec: int = member(13)
+    stx_btime_nsec: int = member(14)
+    stx_ctime_sec: int = member(15)
+    stx_ctime_nsec: int = member(16)
+    stx_mtime_sec: int = member(17)
+    stx_mtime_nsec: int = member(18)
+    stx_rdev_major: int = member(19)
+    stx_rdev_minor: int = member(20)
+    stx_dev_major: int = member(21)
+    stx_dev_minor: int = member(22)
+    stx_mnt_id: int = member(23)
+    stx_dio_mem_align: int = member(24)
+    stx_dio_offset_align: int = member(25)
 
     @staticmethod
     def pack(
@@ -158,30 +134,8 @@ class statx(_statx_fields):
             stx_mnt_id, stx_dio_mem_align, stx_dio_offset_align,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _statfs_fields(NamedTuple):
-    f_type: int = 0
-    f_bsize: int = 0
-    f_blocks: int = 0
-    f_bfree: int = 0
-    f_bavail: int = 0
-    f_files: int = 0
-    f_ffree: int = 0
-    f_fsid0: int = 0
-    f_fsid1: int = 0
-    f_namelen: int = 0
-    f_frsize: int = 0
-    f_flags: int = 0
-
-
-class statfs(_statfs_fields):
+class statfs(Structure):
     """struct statfs (linux/types.h, asm/statfs.h): 120 bytes."""
 
     __slots__ = ()
@@ -191,6 +145,18 @@ class statfs(_statfs_fields):
         "f_type": 0, "f_bsize": 8, "f_blocks": 16, "f_bfree": 24, "f_bavail": 32, "f_files": 40, "f_ffree": 48,
         "f_fsid0": 56, "f_fsid1": 60, "f_namelen": 64, "f_frsize": 72, "f_flags": 80,
     }
+    f_type: int = member(0)
+    f_bsize: int = member(1)
+    f_blocks: int = member(2)
+    f_bfree: int = member(3)
+    f_bavail: int = member(4)
+    f_files: int = member(5)
+    f_ffree: int = member(6)
+    f_fsid0: int = member(7)
+    f_fsid1: int = member(8)
+    f_namelen: int = member(9)
+    f_frsize: int = member(10)
+    f_flags: int = member(11)
 
     @staticmethod
     def pack(
@@ -203,23 +169,8 @@ class statfs(_statfs_fields):
             f_flags,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _flock_fields(NamedTuple):
-    l_type: int = 0
-    l_whence: int = 0
-    l_start: int = 0
-    l_len: int = 0
-    l_pid: int = 0
-
-
-class flock(_flock_fields):
+class flock(Structure):
     """struct flock (linux/fcntl.h): 32 bytes."""
 
     __slots__ = ()
@@ -228,6 +179,11 @@ class flock(_flock_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "l_type": 0, "l_whence": 2, "l_start": 8, "l_len": 16, "l_pid": 24,
     }
+    l_type: int = member(0)
+    l_whence: int = member(1)
+    l_start: int = member(2)
+    l_len: int = member(3)
+    l_pid: int = member(4)
 
     @staticmethod
     def pack(
@@ -238,20 +194,8 @@ class flock(_flock_fields):
             l_type, l_whence, l_start, l_len, l_pid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _f_owner_ex_fields(NamedTuple):
-    type: int = 0
-    pid: int = 0
-
-
-class f_owner_ex(_f_owner_ex_fields):
+class f_owner_ex(Structure):
     """struct f_owner_ex (linux/fcntl.h): 8 bytes."""
 
     __slots__ = ()
@@ -260,6 +204,8 @@ class f_owner_ex(_f_owner_ex_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "type": 0, "pid": 4,
     }
+    type: int = member(0)
+    pid: int = member(1)
 
     @staticmethod
     def pack(
@@ -270,21 +216,8 @@ class f_owner_ex(_f_owner_ex_fields):
             type, pid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _open_how_fields(NamedTuple):
-    flags: int = 0
-    mode: int = 0
-    resolve: int = 0
-
-
-class open_how(_open_how_fields):
+class open_how(Structure):
     """struct open_how (linux/openat2.h): 24 bytes."""
 
     __slots__ = ()
@@ -293,6 +226,9 @@ class open_how(_open_how_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "flags": 0, "mode": 8, "resolve": 16,
     }
+    flags: int = member(0)
+    mode: int = member(1)
+    resolve: int = member(2)
 
     @staticmethod
     def pack(
@@ -303,22 +239,8 @@ class open_how(_open_how_fields):
             flags, mode, resolve,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _linux_dirent64_fields(NamedTuple):
-    d_ino: int = 0
-    d_off: int = 0
-    d_reclen: int = 0
-    d_type: int = 0
-
-
-class linux_dirent64(_linux_dirent64_fields):
+class linux_dirent64(Structure):
     """struct dirent64 (dirent.h): 19 bytes."""
 
     __slots__ = ()
@@ -327,6 +249,10 @@ class linux_dirent64(_linux_dirent64_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "d_ino": 0, "d_off": 8, "d_reclen": 16, "d_type": 18,
     }
+    d_ino: int = member(0)
+    d_off: int = member(1)
+    d_reclen: int = member(2)
+    d_type: int = member(3)
 
     @staticmethod
     def pack(
@@ -337,21 +263,8 @@ class linux_dirent64(_linux_dirent64_fields):
             d_ino, d_off, d_reclen, d_type,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _linux_dirent_fields(NamedTuple):
-    d_ino: int = 0
-    d_off: int = 0
-    d_reclen: int = 0
-
-
-class linux_dirent(_linux_dirent_fields):
+class linux_dirent(Structure):
     """struct linux_dirent (dirent.h): 18 bytes."""
 
     __slots__ = ()
@@ -360,6 +273,9 @@ class linux_dirent(_linux_dirent_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "d_ino": 0, "d_off": 8, "d_reclen": 16,
     }
+    d_ino: int = member(0)
+    d_off: int = member(1)
+    d_reclen: int = member(2)
 
     @staticmethod
     def pack(
@@ -370,20 +286,8 @@ class linux_dirent(_linux_dirent_fields):
             d_ino, d_off, d_reclen,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _file_handle_fields(NamedTuple):
-    handle_bytes: int = 0
-    handle_type: int = 0
-
-
-class file_handle(_file_handle_fields):
+class file_handle(Structure):
     """struct file_handle (fcntl.h): 8 bytes."""
 
     __slots__ = ()
@@ -392,6 +296,8 @@ class file_handle(_file_handle_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "handle_bytes": 0, "handle_type": 4,
     }
+    handle_bytes: int = member(0)
+    handle_type: int = member(1)
 
     @staticmethod
     def pack(
@@ -402,20 +308,8 @@ class file_handle(_file_handle_fields):
             handle_bytes, handle_type,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _utimbuf_fields(NamedTuple):
-    actime: int = 0
-    modtime: int = 0
-
-
-class utimbuf(_utimbuf_fields):
+class utimbuf(Structure):
     """struct utimbuf (linux/types.h, linux/utime.h): 16 bytes."""
 
     __slots__ = ()
@@ -424,6 +318,8 @@ class utimbuf(_utimbuf_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "actime": 0, "modtime": 8,
     }
+    actime: int = member(0)
+    modtime: int = member(1)
 
     @staticmethod
     def pack(
@@ -434,20 +330,8 @@ class utimbuf(_utimbuf_fields):
             actime, modtime,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _iovec_fields(NamedTuple):
-    iov_base: int = 0
-    iov_len: int = 0
-
-
-class iovec(_iovec_fields):
+class iovec(Structure):
     """struct iovec (linux/uio.h): 16 bytes."""
 
     __slots__ = ()
@@ -456,6 +340,8 @@ class iovec(_iovec_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "iov_base": 0, "iov_len": 8,
     }
+    iov_base: int = member(0)
+    iov_len: int = member(1)
 
     @staticmethod
     def pack(
@@ -466,22 +352,8 @@ class iovec(_iovec_fields):
             iov_base, iov_len,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _mount_attr_fields(NamedTuple):
-    attr_set: int = 0
-    attr_clr: int = 0
-    propagation: int = 0
-    userns_fd: int = 0
-
-
-class mount_attr(_mount_attr_fields):
+class mount_attr(Structure):
     """struct mount_attr (linux/mount.h): 32 bytes."""
 
     __slots__ = ()
@@ -490,6 +362,10 @@ class mount_attr(_mount_attr_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "attr_set": 0, "attr_clr": 8, "propagation": 16, "userns_fd": 24,
     }
+    attr_set: int = member(0)
+    attr_clr: int = member(1)
+    propagation: int = member(2)
+    userns_fd: int = member(3)
 
     @staticmethod
     def pack(
@@ -500,32 +376,8 @@ class mount_attr(_mount_attr_fields):
             attr_set, attr_clr, propagation, userns_fd,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _shmid64_ds_fields(NamedTuple):
-    key: int = 0
-    uid: int = 0
-    gid: int = 0
-    cuid: int = 0
-    cgid: int = 0
-    mode: int = 0
-    seq: int = 0
-    shm_segsz: int = 0
-    shm_atime: int = 0
-    shm_dtime: int = 0
-    shm_ctime: int = 0
-    shm_cpid: int = 0
-    shm_lpid: int = 0
-    shm_nattch: int = 0
-
-
-class shmid64_ds(_shmid64_ds_fields):
+class shmid64_ds(Structure):
     """struct shmid64_ds (linux/shm.h): 112 bytes."""
 
     __slots__ = ()
@@ -535,6 +387,20 @@ class shmid64_ds(_shmid64_ds_fields):
         "key": 0, "uid": 4, "gid": 8, "cuid": 12, "cgid": 16, "mode": 20, "seq": 24, "shm_segsz": 48, "shm_atime": 56,
         "shm_dtime": 64, "shm_ctime": 72, "shm_cpid": 80, "shm_lpid": 84, "shm_nattch": 88,
     }
+    key: int = member(0)
+    uid: int = member(1)
+    gid: int = member(2)
+    cuid: int = member(3)
+    cgid: int = member(4)
+    mode: int = member(5)
+    seq: int = member(6)
+    shm_segsz: int = member(7)
+    shm_atime: int = member(8)
+    shm_dtime: int = member(9)
+    shm_ctime: int = member(10)
+    shm_cpid: int = member(11)
+    shm_lpid: int = member(12)
+    shm_nattch: int = member(13)
 
     @staticmethod
     def pack(
@@ -548,23 +414,8 @@ class shmid64_ds(_shmid64_ds_fields):
             shm_nattch,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _shminfo64_fields(NamedTuple):
-    shmmax: int = 0
-    shmmin: int = 0
-    shmmni: int = 0
-    shmseg: int = 0
-    shmall: int = 0
-
-
-class shminfo64(_shminfo64_fields):
+class shminfo64(Structure):
     """struct shminfo64 (linux/shm.h): 72 bytes."""
 
     __slots__ = ()
@@ -573,6 +424,11 @@ class shminfo64(_shminfo64_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "shmmax": 0, "shmmin": 8, "shmmni": 16, "shmseg": 24, "shmall": 32,
     }
+    shmmax: int = member(0)
+    shmmin: int = member(1)
+    shmmni: int = member(2)
+    shmseg: int = member(3)
+    shmall: int = member(4)
 
     @staticmethod
     def pack(
@@ -583,24 +439,8 @@ class shminfo64(_shminfo64_fields):
             shmmax, shmmin, shmmni, shmseg, shmall,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _shm_info_fields(NamedTuple):
-    used_ids: int = 0
-    shm_tot: int = 0
-    shm_rss: int = 0
-    shm_swp: int = 0
-    swap_attempts: int = 0
-    swap_successes: int = 0
-
-
-class shm_info(_shm_info_fields):
+class shm_info(Structure):
     """struct shm_info (linux/shm.h): 48 bytes."""
 
     __slots__ = ()
@@ -609,6 +449,12 @@ class shm_info(_shm_info_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "used_ids": 0, "shm_tot": 8, "shm_rss": 16, "shm_swp": 24, "swap_attempts": 32, "swap_successes": 40,
     }
+    used_ids: int = member(0)
+    shm_tot: int = member(1)
+    shm_rss: int = member(2)
+    shm_swp: int = member(3)
+    swap_attempts: int = member(4)
+    swap_successes: int = member(5)
 
     @staticmethod
     def pack(
@@ -620,28 +466,8 @@ class shm_info(_shm_info_fields):
             used_ids, shm_tot, shm_rss, shm_swp, swap_attempts, swap_successes,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _semid64_ds_fields(NamedTuple):
-    key: int = 0
-    uid: int = 0
-    gid: int = 0
-    cuid: int = 0
-    cgid: int = 0
-    mode: int = 0
-    seq: int = 0
-    sem_otime: int = 0
-    sem_ctime: int = 0
-    sem_nsems: int = 0
-
-
-class semid64_ds(_semid64_ds_fields):
+class semid64_ds(Structure):
     """struct semid64_ds (linux/sem.h): 104 bytes."""
 
     __slots__ = ()
@@ -651,6 +477,16 @@ class semid64_ds(_semid64_ds_fields):
         "key": 0, "uid": 4, "gid": 8, "cuid": 12, "cgid": 16, "mode": 20, "seq": 24, "sem_otime": 48, "sem_ctime": 64,
         "sem_nsems": 80,
     }
+    key: int = member(0)
+    uid: int = member(1)
+    gid: int = member(2)
+    cuid: int = member(3)
+    cgid: int = member(4)
+    mode: int = member(5)
+    seq: int = member(6)
+    sem_otime: int = member(7)
+    sem_ctime: int = member(8)
+    sem_nsems: int = member(9)
 
     @staticmethod
     def pack(
@@ -662,21 +498,8 @@ class semid64_ds(_semid64_ds_fields):
             key, uid, gid, cuid, cgid, mode, seq, sem_otime, sem_ctime, sem_nsems,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sembuf_fields(NamedTuple):
-    sem_num: int = 0
-    sem_op: int = 0
-    sem_flg: int = 0
-
-
-class sembuf(_sembuf_fields):
+class sembuf(Structure):
     """struct sembuf (linux/sem.h): 6 bytes."""
 
     __slots__ = ()
@@ -685,6 +508,9 @@ class sembuf(_sembuf_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sem_num": 0, "sem_op": 2, "sem_flg": 4,
     }
+    sem_num: int = member(0)
+    sem_op: int = member(1)
+    sem_flg: int = member(2)
 
     @staticmethod
     def pack(
@@ -695,28 +521,8 @@ class sembuf(_sembuf_fields):
             sem_num, sem_op, sem_flg,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _seminfo_fields(NamedTuple):
-    semmap: int = 0
-    semmni: int = 0
-    semmns: int = 0
-    semmnu: int = 0
-    semmsl: int = 0
-    semopm: int = 0
-    semume: int = 0
-    semusz: int = 0
-    semvmx: int = 0
-    semaem: int = 0
-
-
-class seminfo(_seminfo_fields):
+class seminfo(Structure):
     """struct seminfo (linux/sem.h): 40 bytes."""
 
     __slots__ = ()
@@ -726,6 +532,16 @@ class seminfo(_seminfo_fields):
         "semmap": 0, "semmni": 4, "semmns": 8, "semmnu": 12, "semmsl": 16, "semopm": 20, "semume": 24, "semusz": 28,
         "semvmx": 32, "semaem": 36,
     }
+    semmap: int = member(0)
+    semmni: int = member(1)
+    semmns: int = member(2)
+    semmnu: int = member(3)
+    semmsl: int = member(4)
+    semopm: int = member(5)
+    semume: int = member(6)
+    semusz: int = member(7)
+    semvmx: int = member(8)
+    semaem: int = member(9)
 
     @staticmethod
     def pack(
@@ -737,33 +553,8 @@ class seminfo(_seminfo_fields):
             semmap, semmni, semmns, semmnu, semmsl, semopm, semume, semusz, semvmx, semaem,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _msqid64_ds_fields(NamedTuple):
-    key: int = 0
-    uid: int = 0
-    gid: int = 0
-    cuid: int = 0
-    cgid: int = 0
-    mode: int = 0
-    seq: int = 0
-    msg_stime: int = 0
-    msg_rtime: int = 0
-    msg_ctime: int = 0
-    msg_cbytes: int = 0
-    msg_qnum: int = 0
-    msg_qbytes: int = 0
-    msg_lspid: int = 0
-    msg_lrpid: int = 0
-
-
-class msqid64_ds(_msqid64_ds_fields):
+class msqid64_ds(Structure):
     """struct msqid64_ds (linux/msg.h): 120 bytes."""
 
     __slots__ = ()
@@ -773,6 +564,21 @@ class msqid64_ds(_msqid64_ds_fields):
         "key": 0, "uid": 4, "gid": 8, "cuid": 12, "cgid": 16, "mode": 20, "seq": 24, "msg_stime": 48, "msg_rtime": 56,
         "msg_ctime": 64, "msg_cbytes": 72, "msg_qnum": 80, "msg_qbytes": 88, "msg_lspid": 96, "msg_lrpid": 100,
     }
+    key: int = member(0)
+    uid: int = member(1)
+    gid: int = member(2)
+    cuid: int = member(3)
+    cgid: int = member(4)
+    mode: int = member(5)
+    seq: int = member(6)
+    msg_stime: int = member(7)
+    msg_rtime: int = member(8)
+    msg_ctime: int = member(9)
+    msg_cbytes: int = member(10)
+    msg_qnum: int = member(11)
+    msg_qbytes: int = member(12)
+    msg_lspid: int = member(13)
+    msg_lrpid: int = member(14)
 
     @staticmethod
     def pack(
@@ -786,26 +592,8 @@ class msqid64_ds(_msqid64_ds_fields):
             msg_lspid, msg_lrpid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _msginfo_fields(NamedTuple):
-    msgpool: int = 0
-    msgmap: int = 0
-    msgmax: int = 0
-    msgmnb: int = 0
-    msgmni: int = 0
-    msgssz: int = 0
-    msgtql: int = 0
-    msgseg: int = 0
-
-
-class msginfo(_msginfo_fields):
+class msginfo(Structure):
     """struct msginfo (linux/msg.h): 32 bytes."""
 
     __slots__ = ()
@@ -814,6 +602,14 @@ class msginfo(_msginfo_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "msgpool": 0, "msgmap": 4, "msgmax": 8, "msgmnb": 12, "msgmni": 16, "msgssz": 20, "msgtql": 24, "msgseg": 28,
     }
+    msgpool: int = member(0)
+    msgmap: int = member(1)
+    msgmax: int = member(2)
+    msgmnb: int = member(3)
+    msgmni: int = member(4)
+    msgssz: int = member(5)
+    msgtql: int = member(6)
+    msgseg: int = member(7)
 
     @staticmethod
     def pack(
@@ -825,22 +621,8 @@ class msginfo(_msginfo_fields):
             msgpool, msgmap, msgmax, msgmnb, msgmni, msgssz, msgtql, msgseg,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _mq_attr_fields(NamedTuple):
-    mq_flags: int = 0
-    mq_maxmsg: int = 0
-    mq_msgsize: int = 0
-    mq_curmsgs: int = 0
-
-
-class mq_attr(_mq_attr_fields):
+class mq_attr(Structure):
     """struct mq_attr (linux/types.h, linux/mqueue.h): 64 bytes."""
 
     __slots__ = ()
@@ -849,6 +631,10 @@ class mq_attr(_mq_attr_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "mq_flags": 0, "mq_maxmsg": 8, "mq_msgsize": 16, "mq_curmsgs": 24,
     }
+    mq_flags: int = member(0)
+    mq_maxmsg: int = member(1)
+    mq_msgsize: int = member(2)
+    mq_curmsgs: int = member(3)
 
     @staticmethod
     def pack(
@@ -859,29 +645,8 @@ class mq_attr(_mq_attr_fields):
             mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _iocb_fields(NamedTuple):
-    aio_data: int = 0
-    aio_rw_flags: int = 0
-    aio_lio_opcode: int = 0
-    aio_reqprio: int = 0
-    aio_fildes: int = 0
-    aio_buf: int = 0
-    aio_nbytes: int = 0
-    aio_offset: int = 0
-    aio_reserved2: int = 0
-    aio_flags: int = 0
-    aio_resfd: int = 0
-
-
-class iocb(_iocb_fields):
+class iocb(Structure):
     """struct iocb (linux/types.h, linux/fs.h, linux/aio_abi.h): 64 bytes."""
 
     __slots__ = ()
@@ -891,6 +656,17 @@ class iocb(_iocb_fields):
         "aio_data": 0, "aio_rw_flags": 12, "aio_lio_opcode": 16, "aio_reqprio": 18, "aio_fildes": 20, "aio_buf": 24,
         "aio_nbytes": 32, "aio_offset": 40, "aio_reserved2": 48, "aio_flags": 56, "aio_resfd": 60,
     }
+    aio_data: int = member(0)
+    aio_rw_flags: int = member(1)
+    aio_lio_opcode: int = member(2)
+    aio_reqprio: int = member(3)
+    aio_fildes: int = member(4)
+    aio_buf: int = member(5)
+    aio_nbytes: int = member(6)
+    aio_offset: int = member(7)
+    aio_reserved2: int = member(8)
+    aio_flags: int = member(9)
+    aio_resfd: int = member(10)
 
     @staticmethod
     def pack(
@@ -904,22 +680,8 @@ class iocb(_iocb_fields):
             aio_reserved2, aio_flags, aio_resfd,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _io_event_fields(NamedTuple):
-    data: int = 0
-    obj: int = 0
-    res: int = 0
-    res2: int = 0
-
-
-class io_event(_io_event_fields):
+class io_event(Structure):
     """struct io_event (linux/types.h, linux/fs.h, linux/aio_abi.h): 32 bytes."""
 
     __slots__ = ()
@@ -928,6 +690,10 @@ class io_event(_io_event_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "data": 0, "obj": 8, "res": 16, "res2": 24,
     }
+    data: int = member(0)
+    obj: int = member(1)
+    res: int = member(2)
+    res2: int = member(3)
 
     @staticmethod
     def pack(
@@ -938,22 +704,8 @@ class io_event(_io_event_fields):
             data, obj, res, res2,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _inotify_event_fields(NamedTuple):
-    wd: int = 0
-    mask: int = 0
-    cookie: int = 0
-    len: int = 0
-
-
-class inotify_event(_inotify_event_fields):
+class inotify_event(Structure):
     """struct inotify_event (linux/inotify.h): 16 bytes."""
 
     __slots__ = ()
@@ -962,6 +714,10 @@ class inotify_event(_inotify_event_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "wd": 0, "mask": 4, "cookie": 8, "len": 12,
     }
+    wd: int = member(0)
+    mask: int = member(1)
+    cookie: int = member(2)
+    len: int = member(3)
 
     @staticmethod
     def pack(
@@ -972,23 +728,8 @@ class inotify_event(_inotify_event_fields):
             wd, mask, cookie, len,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _fsxattr_fields(NamedTuple):
-    fsx_xflags: int = 0
-    fsx_extsize: int = 0
-    fsx_nextents: int = 0
-    fsx_projid: int = 0
-    fsx_cowextsize: int = 0
-
-
-class fsxattr(_fsxattr_fields):
+class fsxattr(Structure):
     """struct fsxattr (linux/fs.h): 28 bytes."""
 
     __slots__ = ()
@@ -997,6 +738,11 @@ class fsxattr(_fsxattr_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "fsx_xflags": 0, "fsx_extsize": 4, "fsx_nextents": 8, "fsx_projid": 12, "fsx_cowextsize": 16,
     }
+    fsx_xflags: int = member(0)
+    fsx_extsize: int = member(1)
+    fsx_nextents: int = member(2)
+    fsx_projid: int = member(3)
+    fsx_cowextsize: int = member(4)
 
     @staticmethod
     def pack(
@@ -1008,22 +754,8 @@ class fsxattr(_fsxattr_fields):
             fsx_xflags, fsx_extsize, fsx_nextents, fsx_projid, fsx_cowextsize,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _file_clone_range_fields(NamedTuple):
-    src_fd: int = 0
-    src_offset: int = 0
-    src_length: int = 0
-    dest_offset: int = 0
-
-
-class file_clone_range(_file_clone_range_fields):
+class file_clone_range(Structure):
     """struct file_clone_range (linux/fs.h): 32 bytes."""
 
     __slots__ = ()
@@ -1032,6 +764,10 @@ class file_clone_range(_file_clone_range_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "src_fd": 0, "src_offset": 8, "src_length": 16, "dest_offset": 24,
     }
+    src_fd: int = member(0)
+    src_offset: int = member(1)
+    src_length: int = member(2)
+    dest_offset: int = member(3)
 
     @staticmethod
     def pack(
@@ -1042,23 +778,8 @@ class file_clone_range(_file_clone_range_fields):
             src_fd, src_offset, src_length, dest_offset,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _vfs_cap_data_fields(NamedTuple):
-    magic_etc: int = 0
-    permitted0: int = 0
-    inheritable0: int = 0
-    permitted1: int = 0
-    inheritable1: int = 0
-
-
-class vfs_cap_data(_vfs_cap_data_fields):
+class vfs_cap_data(Structure):
     """struct vfs_cap_data (linux/capability.h): 20 bytes."""
 
     __slots__ = ()
@@ -1067,6 +788,11 @@ class vfs_cap_data(_vfs_cap_data_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "magic_etc": 0, "permitted0": 4, "inheritable0": 8, "permitted1": 12, "inheritable1": 16,
     }
+    magic_etc: int = member(0)
+    permitted0: int = member(1)
+    inheritable0: int = member(2)
+    permitted1: int = member(3)
+    inheritable1: int = member(4)
 
     @staticmethod
     def pack(
@@ -1077,20 +803,8 @@ class vfs_cap_data(_vfs_cap_data_fields):
             magic_etc, permitted0, inheritable0, permitted1, inheritable1,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _timespec_fields(NamedTuple):
-    tv_sec: int = 0
-    tv_nsec: int = 0
-
-
-class timespec(_timespec_fields):
+class timespec(Structure):
     """struct __kernel_timespec (linux/time_types.h, linux/time.h): 16 bytes."""
 
     __slots__ = ()
@@ -1099,6 +813,8 @@ class timespec(_timespec_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "tv_sec": 0, "tv_nsec": 8,
     }
+    tv_sec: int = member(0)
+    tv_nsec: int = member(1)
 
     @staticmethod
     def pack(
@@ -1109,20 +825,8 @@ class timespec(_timespec_fields):
             tv_sec, tv_nsec,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _timeval_fields(NamedTuple):
-    tv_sec: int = 0
-    tv_usec: int = 0
-
-
-class timeval(_timeval_fields):
+class timeval(Structure):
     """struct __kernel_old_timeval (linux/time_types.h, linux/time.h): 16 bytes."""
 
     __slots__ = ()
@@ -1131,6 +835,8 @@ class timeval(_timeval_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "tv_sec": 0, "tv_usec": 8,
     }
+    tv_sec: int = member(0)
+    tv_usec: int = member(1)
 
     @staticmethod
     def pack(
@@ -1141,22 +847,8 @@ class timeval(_timeval_fields):
             tv_sec, tv_usec,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _itimerspec_fields(NamedTuple):
-    it_interval_sec: int = 0
-    it_interval_nsec: int = 0
-    it_value_sec: int = 0
-    it_value_nsec: int = 0
-
-
-class itimerspec(_itimerspec_fields):
+class itimerspec(Structure):
     """struct __kernel_itimerspec (linux/time_types.h, linux/time.h): 32 bytes."""
 
     __slots__ = ()
@@ -1165,6 +857,10 @@ class itimerspec(_itimerspec_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "it_interval_sec": 0, "it_interval_nsec": 8, "it_value_sec": 16, "it_value_nsec": 24,
     }
+    it_interval_sec: int = member(0)
+    it_interval_nsec: int = member(1)
+    it_value_sec: int = member(2)
+    it_value_nsec: int = member(3)
 
     @staticmethod
     def pack(
@@ -1175,22 +871,8 @@ class itimerspec(_itimerspec_fields):
             it_interval_sec, it_interval_nsec, it_value_sec, it_value_nsec,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _itimerval_fields(NamedTuple):
-    it_interval_sec: int = 0
-    it_interval_usec: int = 0
-    it_value_sec: int = 0
-    it_value_usec: int = 0
-
-
-class itimerval(_itimerval_fields):
+class itimerval(Structure):
     """struct __kernel_old_itimerval (linux/time_types.h, linux/time.h): 32 bytes."""
 
     __slots__ = ()
@@ -1199,6 +881,10 @@ class itimerval(_itimerval_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "it_interval_sec": 0, "it_interval_usec": 8, "it_value_sec": 16, "it_value_usec": 24,
     }
+    it_interval_sec: int = member(0)
+    it_interval_usec: int = member(1)
+    it_value_sec: int = member(2)
+    it_value_usec: int = member(3)
 
     @staticmethod
     def pack(
@@ -1209,20 +895,8 @@ class itimerval(_itimerval_fields):
             it_interval_sec, it_interval_usec, it_value_sec, it_value_usec,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _timezone_fields(NamedTuple):
-    tz_minuteswest: int = 0
-    tz_dsttime: int = 0
-
-
-class timezone(_timezone_fields):
+class timezone(Structure):
     """struct timezone (linux/time_types.h, linux/time.h): 8 bytes."""
 
     __slots__ = ()
@@ -1231,6 +905,8 @@ class timezone(_timezone_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "tz_minuteswest": 0, "tz_dsttime": 4,
     }
+    tz_minuteswest: int = member(0)
+    tz_dsttime: int = member(1)
 
     @staticmethod
     def pack(
@@ -1241,39 +917,8 @@ class timezone(_timezone_fields):
             tz_minuteswest, tz_dsttime,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _timex_fields(NamedTuple):
-    modes: int = 0
-    offset: int = 0
-    freq: int = 0
-    maxerror: int = 0
-    esterror: int = 0
-    status: int = 0
-    constant: int = 0
-    precision: int = 0
-    tolerance: int = 0
-    time_sec: int = 0
-    time_usec: int = 0
-    tick: int = 0
-    ppsfreq: int = 0
-    jitter: int = 0
-    shift: int = 0
-    stabil: int = 0
-    jitcnt: int = 0
-    calcnt: int = 0
-    errcnt: int = 0
-    stbcnt: int = 0
-    tai: int = 0
-
-
-class timex(_timex_fields):
+class timex(Structure):
     """struct __kernel_timex (linux/timex.h): 208 bytes."""
 
     __slots__ = ()
@@ -1284,6 +929,27 @@ class timex(_timex_fields):
         "precision": 56, "tolerance": 64, "time_sec": 72, "time_usec": 80, "tick": 88, "ppsfreq": 96, "jitter": 104,
         "shift": 112, "stabil": 120, "jitcnt": 128, "calcnt": 136, "errcnt": 144, "stbcnt": 152, "tai": 160,
     }
+    modes: int = member(0)
+    offset: int = member(1)
+    freq: int = member(2)
+    maxerror: int = member(3)
+    esterror: int = member(4)
+    status: int = member(5)
+    constant: int = member(6)
+    precision: int = member(7)
+    tolerance: int = member(8)
+    time_sec: int = member(9)
+    time_usec: int = member(10)
+    tick: int = member(11)
+    ppsfreq: int = member(12)
+    jitter: int = member(13)
+    shift: int = member(14)
+    stabil: int = member(15)
+    jitcnt: int = member(16)
+    calcnt: int = member(17)
+    errcnt: int = member(18)
+    stbcnt: int = member(19)
+    tai: int = member(20)
 
     @staticmethod
     def pack(
@@ -1298,22 +964,8 @@ class timex(_timex_fields):
             ppsfreq, jitter, shift, stabil, jitcnt, calcnt, errcnt, stbcnt, tai,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _tms_fields(NamedTuple):
-    tms_utime: int = 0
-    tms_stime: int = 0
-    tms_cutime: int = 0
-    tms_cstime: int = 0
-
-
-class tms(_tms_fields):
+class tms(Structure):
     """struct tms (linux/types.h, linux/times.h): 32 bytes."""
 
     __slots__ = ()
@@ -1322,6 +974,10 @@ class tms(_tms_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "tms_utime": 0, "tms_stime": 8, "tms_cutime": 16, "tms_cstime": 24,
     }
+    tms_utime: int = member(0)
+    tms_stime: int = member(1)
+    tms_cutime: int = member(2)
+    tms_cstime: int = member(3)
 
     @staticmethod
     def pack(
@@ -1332,36 +988,8 @@ class tms(_tms_fields):
             tms_utime, tms_stime, tms_cutime, tms_cstime,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _rusage_fields(NamedTuple):
-    ru_utime_sec: int = 0
-    ru_utime_usec: int = 0
-    ru_stime_sec: int = 0
-    ru_stime_usec: int = 0
-    ru_maxrss: int = 0
-    ru_ixrss: int = 0
-    ru_idrss: int = 0
-    ru_isrss: int = 0
-    ru_minflt: int = 0
-    ru_majflt: int = 0
-    ru_nswap: int = 0
-    ru_inblock: int = 0
-    ru_oublock: int = 0
-    ru_msgsnd: int = 0
-    ru_msgrcv: int = 0
-    ru_nsignals: int = 0
-    ru_nvcsw: int = 0
-    ru_nivcsw: int = 0
-
-
-class rusage(_rusage_fields):
+class rusage(Structure):
     """struct rusage (linux/resource.h): 144 bytes."""
 
     __slots__ = ()
@@ -1373,6 +1001,24 @@ class rusage(_rusage_fields):
         "ru_inblock": 88, "ru_oublock": 96, "ru_msgsnd": 104, "ru_msgrcv": 112, "ru_nsignals": 120, "ru_nvcsw": 128,
         "ru_nivcsw": 136,
     }
+    ru_utime_sec: int = member(0)
+    ru_utime_usec: int = member(1)
+    ru_stime_sec: int = member(2)
+    ru_stime_usec: int = member(3)
+    ru_maxrss: int = member(4)
+    ru_ixrss: int = member(5)
+    ru_idrss: int = member(6)
+    ru_isrss: int = member(7)
+    ru_minflt: int = member(8)
+    ru_majflt: int = member(9)
+    ru_nswap: int = member(10)
+    ru_inblock: int = member(11)
+    ru_oublock: int = member(12)
+    ru_msgsnd: int = member(13)
+    ru_msgrcv: int = member(14)
+    ru_nsignals: int = member(15)
+    ru_nvcsw: int = member(16)
+    ru_nivcsw: int = member(17)
 
     @staticmethod
     def pack(
@@ -1387,20 +1033,8 @@ class rusage(_rusage_fields):
             ru_majflt, ru_nswap, ru_inblock, ru_oublock, ru_msgsnd, ru_msgrcv, ru_nsignals, ru_nvcsw, ru_nivcsw,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _rlimit_fields(NamedTuple):
-    rlim_cur: int = 0
-    rlim_max: int = 0
-
-
-class rlimit(_rlimit_fields):
+class rlimit(Structure):
     """struct rlimit (linux/resource.h): 16 bytes."""
 
     __slots__ = ()
@@ -1409,6 +1043,8 @@ class rlimit(_rlimit_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "rlim_cur": 0, "rlim_max": 8,
     }
+    rlim_cur: int = member(0)
+    rlim_max: int = member(1)
 
     @staticmethod
     def pack(
@@ -1419,20 +1055,8 @@ class rlimit(_rlimit_fields):
             rlim_cur, rlim_max,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _rlimit64_fields(NamedTuple):
-    rlim_cur: int = 0
-    rlim_max: int = 0
-
-
-class rlimit64(_rlimit64_fields):
+class rlimit64(Structure):
     """struct rlimit64 (linux/resource.h): 16 bytes."""
 
     __slots__ = ()
@@ -1441,6 +1065,8 @@ class rlimit64(_rlimit64_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "rlim_cur": 0, "rlim_max": 8,
     }
+    rlim_cur: int = member(0)
+    rlim_max: int = member(1)
 
     @staticmethod
     def pack(
@@ -1451,32 +1077,8 @@ class rlimit64(_rlimit64_fields):
             rlim_cur, rlim_max,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sysinfo_fields(NamedTuple):
-    uptime: int = 0
-    load1: int = 0
-    load5: int = 0
-    load15: int = 0
-    totalram: int = 0
-    freeram: int = 0
-    sharedram: int = 0
-    bufferram: int = 0
-    totalswap: int = 0
-    freeswap: int = 0
-    procs: int = 0
-    totalhigh: int = 0
-    freehigh: int = 0
-    mem_unit: int = 0
-
-
-class sysinfo(_sysinfo_fields):
+class sysinfo(Structure):
     """struct sysinfo (linux/types.h, linux/sysinfo.h): 112 bytes."""
 
     __slots__ = ()
@@ -1487,6 +1089,20 @@ class sysinfo(_sysinfo_fields):
         "bufferram": 56, "totalswap": 64, "freeswap": 72, "procs": 80, "totalhigh": 88, "freehigh": 96,
         "mem_unit": 104,
     }
+    uptime: int = member(0)
+    load1: int = member(1)
+    load5: int = member(2)
+    load15: int = member(3)
+    totalram: int = member(4)
+    freeram: int = member(5)
+    sharedram: int = member(6)
+    bufferram: int = member(7)
+    totalswap: int = member(8)
+    freeswap: int = member(9)
+    procs: int = member(10)
+    totalhigh: int = member(11)
+    freehigh: int = member(12)
+    mem_unit: int = member(13)
 
     @staticmethod
     def pack(
@@ -1500,24 +1116,8 @@ class sysinfo(_sysinfo_fields):
             freehigh, mem_unit,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _new_utsname_fields(NamedTuple):
-    sysname: bytes = b""
-    nodename: bytes = b""
-    release: bytes = b""
-    version: bytes = b""
-    machine: bytes = b""
-    domainname: bytes = b""
-
-
-class new_utsname(_new_utsname_fields):
+class new_utsname(Structure):
     """struct new_utsname (linux/utsname.h): 390 bytes."""
 
     __slots__ = ()
@@ -1526,6 +1126,12 @@ class new_utsname(_new_utsname_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sysname": 0, "nodename": 65, "release": 130, "version": 195, "machine": 260, "domainname": 325,
     }
+    sysname: bytes = member(0)
+    nodename: bytes = member(1)
+    release: bytes = member(2)
+    version: bytes = member(3)
+    machine: bytes = member(4)
+    domainname: bytes = member(5)
 
     @staticmethod
     def pack(
@@ -1537,29 +1143,8 @@ class new_utsname(_new_utsname_fields):
             sysname, nodename, release, version, machine, domainname,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _clone_args_fields(NamedTuple):
-    flags: int = 0
-    pidfd: int = 0
-    child_tid: int = 0
-    parent_tid: int = 0
-    exit_signal: int = 0
-    stack: int = 0
-    stack_size: int = 0
-    tls: int = 0
-    set_tid: int = 0
-    set_tid_size: int = 0
-    cgroup: int = 0
-
-
-class clone_args(_clone_args_fields):
+class clone_args(Structure):
     """struct clone_args (linux/types.h, linux/sched.h): 88 bytes."""
 
     __slots__ = ()
@@ -1569,6 +1154,17 @@ class clone_args(_clone_args_fields):
         "flags": 0, "pidfd": 8, "child_tid": 16, "parent_tid": 24, "exit_signal": 32, "stack": 40, "stack_size": 48,
         "tls": 56, "set_tid": 64, "set_tid_size": 72, "cgroup": 80,
     }
+    flags: int = member(0)
+    pidfd: int = member(1)
+    child_tid: int = member(2)
+    parent_tid: int = member(3)
+    exit_signal: int = member(4)
+    stack: int = member(5)
+    stack_size: int = member(6)
+    tls: int = member(7)
+    set_tid: int = member(8)
+    set_tid_size: int = member(9)
+    cgroup: int = member(10)
 
     @staticmethod
     def pack(
@@ -1580,21 +1176,8 @@ class clone_args(_clone_args_fields):
             flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _robust_list_head_fields(NamedTuple):
-    list_next: int = 0
-    futex_offset: int = 0
-    list_op_pending: int = 0
-
-
-class robust_list_head(_robust_list_head_fields):
+class robust_list_head(Structure):
     """struct robust_list_head (linux/futex.h): 24 bytes."""
 
     __slots__ = ()
@@ -1603,6 +1186,9 @@ class robust_list_head(_robust_list_head_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "list_next": 0, "futex_offset": 8, "list_op_pending": 16,
     }
+    list_next: int = member(0)
+    futex_offset: int = member(1)
+    list_op_pending: int = member(2)
 
     @staticmethod
     def pack(
@@ -1613,22 +1199,8 @@ class robust_list_head(_robust_list_head_fields):
             list_next, futex_offset, list_op_pending,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _futex_waitv_fields(NamedTuple):
-    val: int = 0
-    uaddr: int = 0
-    flags: int = 0
-    reserved: int = 0
-
-
-class futex_waitv(_futex_waitv_fields):
+class futex_waitv(Structure):
     """struct futex_waitv (linux/types.h, linux/futex.h): 24 bytes."""
 
     __slots__ = ()
@@ -1637,6 +1209,10 @@ class futex_waitv(_futex_waitv_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "val": 0, "uaddr": 8, "flags": 16, "reserved": 20,
     }
+    val: int = member(0)
+    uaddr: int = member(1)
+    flags: int = member(2)
+    reserved: int = member(3)
 
     @staticmethod
     def pack(
@@ -1647,21 +1223,8 @@ class futex_waitv(_futex_waitv_fields):
             val, uaddr, flags, reserved,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _kcmp_epoll_slot_fields(NamedTuple):
-    efd: int = 0
-    tfd: int = 0
-    toff: int = 0
-
-
-class kcmp_epoll_slot(_kcmp_epoll_slot_fields):
+class kcmp_epoll_slot(Structure):
     """struct kcmp_epoll_slot (linux/types.h, linux/kcmp.h): 12 bytes."""
 
     __slots__ = ()
@@ -1670,6 +1233,9 @@ class kcmp_epoll_slot(_kcmp_epoll_slot_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "efd": 0, "tfd": 4, "toff": 8,
     }
+    efd: int = member(0)
+    tfd: int = member(1)
+    toff: int = member(2)
 
     @staticmethod
     def pack(
@@ -1680,19 +1246,8 @@ class kcmp_epoll_slot(_kcmp_epoll_slot_fields):
             efd, tfd, toff,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sched_param_fields(NamedTuple):
-    sched_priority: int = 0
-
-
-class sched_param(_sched_param_fields):
+class sched_param(Structure):
     """struct sched_param (sched.h): 4 bytes."""
 
     __slots__ = ()
@@ -1701,6 +1256,7 @@ class sched_param(_sched_param_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sched_priority": 0,
     }
+    sched_priority: int = member(0)
 
     @staticmethod
     def pack(
@@ -1711,28 +1267,8 @@ class sched_param(_sched_param_fields):
             sched_priority,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sched_attr_fields(NamedTuple):
-    size: int = 0
-    sched_policy: int = 0
-    sched_flags: int = 0
-    sched_nice: int = 0
-    sched_priority: int = 0
-    sched_runtime: int = 0
-    sched_deadline: int = 0
-    sched_period: int = 0
-    sched_util_min: int = 0
-    sched_util_max: int = 0
-
-
-class sched_attr(_sched_attr_fields):
+class sched_attr(Structure):
     """struct sched_attr (linux/types.h, linux/sched/types.h): 56 bytes."""
 
     __slots__ = ()
@@ -1742,6 +1278,16 @@ class sched_attr(_sched_attr_fields):
         "size": 0, "sched_policy": 4, "sched_flags": 8, "sched_nice": 16, "sched_priority": 20, "sched_runtime": 24,
         "sched_deadline": 32, "sched_period": 40, "sched_util_min": 48, "sched_util_max": 52,
     }
+    size: int = member(0)
+    sched_policy: int = member(1)
+    sched_flags: int = member(2)
+    sched_nice: int = member(3)
+    sched_priority: int = member(4)
+    sched_runtime: int = member(5)
+    sched_deadline: int = member(6)
+    sched_period: int = member(7)
+    sched_util_min: int = member(8)
+    sched_util_max: int = member(9)
 
     @staticmethod
     def pack(
@@ -1755,20 +1301,8 @@ class sched_attr(_sched_attr_fields):
             sched_util_min, sched_util_max,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _user_cap_header_fields(NamedTuple):
-    version: int = 0
-    pid: int = 0
-
-
-class user_cap_header(_user_cap_header_fields):
+class user_cap_header(Structure):
     """struct __user_cap_header_struct (linux/capability.h): 8 bytes."""
 
     __slots__ = ()
@@ -1777,6 +1311,8 @@ class user_cap_header(_user_cap_header_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "version": 0, "pid": 4,
     }
+    version: int = member(0)
+    pid: int = member(1)
 
     @staticmethod
     def pack(
@@ -1787,21 +1323,8 @@ class user_cap_header(_user_cap_header_fields):
             version, pid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _user_cap_data_fields(NamedTuple):
-    effective: int = 0
-    permitted: int = 0
-    inheritable: int = 0
-
-
-class user_cap_data(_user_cap_data_fields):
+class user_cap_data(Structure):
     """struct __user_cap_data_struct (linux/capability.h): 12 bytes."""
 
     __slots__ = ()
@@ -1810,6 +1333,9 @@ class user_cap_data(_user_cap_data_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "effective": 0, "permitted": 4, "inheritable": 8,
     }
+    effective: int = member(0)
+    permitted: int = member(1)
+    inheritable: int = member(2)
 
     @staticmethod
     def pack(
@@ -1820,27 +1346,8 @@ class user_cap_data(_user_cap_data_fields):
             effective, permitted, inheritable,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _seccomp_data_fields(NamedTuple):
-    nr: int = 0
-    arch: int = 0
-    instruction_pointer: int = 0
-    arg0: int = 0
-    arg1: int = 0
-    arg2: int = 0
-    arg3: int = 0
-    arg4: int = 0
-    arg5: int = 0
-
-
-class seccomp_data(_seccomp_data_fields):
+class seccomp_data(Structure):
     """struct seccomp_data (linux/types.h, linux/seccomp.h): 64 bytes."""
 
     __slots__ = ()
@@ -1850,6 +1357,15 @@ class seccomp_data(_seccomp_data_fields):
         "nr": 0, "arch": 4, "instruction_pointer": 8, "arg0": 16, "arg1": 24, "arg2": 32, "arg3": 40, "arg4": 48,
         "arg5": 56,
     }
+    nr: int = member(0)
+    arch: int = member(1)
+    instruction_pointer: int = member(2)
+    arg0: int = member(3)
+    arg1: int = member(4)
+    arg2: int = member(5)
+    arg3: int = member(6)
+    arg4: int = member(7)
+    arg5: int = member(8)
 
     @staticmethod
     def pack(
@@ -1861,22 +1377,8 @@ class seccomp_data(_seccomp_data_fields):
             nr, arch, instruction_pointer, arg0, arg1, arg2, arg3, arg4, arg5,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sock_filter_fields(NamedTuple):
-    code: int = 0
-    jt: int = 0
-    jf: int = 0
-    k: int = 0
-
-
-class sock_filter(_sock_filter_fields):
+class sock_filter(Structure):
     """struct sock_filter (linux/filter.h): 8 bytes."""
 
     __slots__ = ()
@@ -1885,6 +1387,10 @@ class sock_filter(_sock_filter_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "code": 0, "jt": 2, "jf": 3, "k": 4,
     }
+    code: int = member(0)
+    jt: int = member(1)
+    jf: int = member(2)
+    k: int = member(3)
 
     @staticmethod
     def pack(
@@ -1895,20 +1401,8 @@ class sock_filter(_sock_filter_fields):
             code, jt, jf, k,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sock_fprog_fields(NamedTuple):
-    len: int = 0
-    filter: int = 0
-
-
-class sock_fprog(_sock_fprog_fields):
+class sock_fprog(Structure):
     """struct sock_fprog (linux/filter.h): 16 bytes."""
 
     __slots__ = ()
@@ -1917,6 +1411,8 @@ class sock_fprog(_sock_fprog_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "len": 0, "filter": 8,
     }
+    len: int = member(0)
+    filter: int = member(1)
 
     @staticmethod
     def pack(
@@ -1927,22 +1423,8 @@ class sock_fprog(_sock_fprog_fields):
             len, filter,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _rseq_fields(NamedTuple):
-    cpu_id_start: int = 0
-    cpu_id: int = 0
-    rseq_cs: int = 0
-    flags: int = 0
-
-
-class rseq(_rseq_fields):
+class rseq(Structure):
     """struct rseq (linux/rseq.h): 32 bytes."""
 
     __slots__ = ()
@@ -1951,6 +1433,10 @@ class rseq(_rseq_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "cpu_id_start": 0, "cpu_id": 4, "rseq_cs": 8, "flags": 16,
     }
+    cpu_id_start: int = member(0)
+    cpu_id: int = member(1)
+    rseq_cs: int = member(2)
+    flags: int = member(3)
 
     @staticmethod
     def pack(
@@ -1961,21 +1447,8 @@ class rseq(_rseq_fields):
             cpu_id_start, cpu_id, rseq_cs, flags,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _user_desc_fields(NamedTuple):
-    entry_number: int = 0
-    base_addr: int = 0
-    limit: int = 0
-
-
-class user_desc(_user_desc_fields):
+class user_desc(Structure):
     """struct user_desc (asm/ldt.h): 16 bytes."""
 
     __slots__ = ()
@@ -1984,6 +1457,9 @@ class user_desc(_user_desc_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "entry_number": 0, "base_addr": 4, "limit": 8,
     }
+    entry_number: int = member(0)
+    base_addr: int = member(1)
+    limit: int = member(2)
 
     @staticmethod
     def pack(
@@ -1994,32 +1470,8 @@ class user_desc(_user_desc_fields):
             entry_number, base_addr, limit,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _prctl_mm_map_fields(NamedTuple):
-    start_code: int = 0
-    end_code: int = 0
-    start_data: int = 0
-    end_data: int = 0
-    start_brk: int = 0
-    brk: int = 0
-    start_stack: int = 0
-    arg_start: int = 0
-    arg_end: int = 0
-    env_start: int = 0
-    env_end: int = 0
-    auxv: int = 0
-    auxv_size: int = 0
-    exe_fd: int = 0
-
-
-class prctl_mm_map(_prctl_mm_map_fields):
+class prctl_mm_map(Structure):
     """struct prctl_mm_map (linux/prctl.h): 104 bytes."""
 
     __slots__ = ()
@@ -2030,6 +1482,20 @@ class prctl_mm_map(_prctl_mm_map_fields):
         "start_stack": 48, "arg_start": 56, "arg_end": 64, "env_start": 72, "env_end": 80, "auxv": 88,
         "auxv_size": 96, "exe_fd": 100,
     }
+    start_code: int = member(0)
+    end_code: int = member(1)
+    start_data: int = member(2)
+    end_data: int = member(3)
+    start_brk: int = member(4)
+    brk: int = member(5)
+    start_stack: int = member(6)
+    arg_start: int = member(7)
+    arg_end: int = member(8)
+    env_start: int = member(9)
+    env_end: int = member(10)
+    auxv: int = member(11)
+    auxv_size: int = member(12)
+    exe_fd: int = member(13)
 
     @staticmethod
     def pack(
@@ -2043,22 +1509,8 @@ class prctl_mm_map(_prctl_mm_map_fields):
             env_end, auxv, auxv_size, exe_fd,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sigaction_fields(NamedTuple):
-    sa_handler: int = 0
-    sa_flags: int = 0
-    sa_restorer: int = 0
-    sa_mask: int = 0
-
-
-class sigaction(_sigaction_fields):
+class sigaction(Structure):
     """struct sigaction (linux/types.h, asm/signal.h, asm/siginfo.h): 32 bytes."""
 
     __slots__ = ()
@@ -2067,6 +1519,10 @@ class sigaction(_sigaction_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sa_handler": 0, "sa_flags": 8, "sa_restorer": 16, "sa_mask": 24,
     }
+    sa_handler: int = member(0)
+    sa_flags: int = member(1)
+    sa_restorer: int = member(2)
+    sa_mask: int = member(3)
 
     @staticmethod
     def pack(
@@ -2077,21 +1533,8 @@ class sigaction(_sigaction_fields):
             sa_handler, sa_flags, sa_restorer, sa_mask,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _stack_t_fields(NamedTuple):
-    ss_sp: int = 0
-    ss_flags: int = 0
-    ss_size: int = 0
-
-
-class stack_t(_stack_t_fields):
+class stack_t(Structure):
     """stack_t (linux/types.h, asm/signal.h, asm/siginfo.h): 24 bytes."""
 
     __slots__ = ()
@@ -2100,6 +1543,9 @@ class stack_t(_stack_t_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "ss_sp": 0, "ss_flags": 8, "ss_size": 16,
     }
+    ss_sp: int = member(0)
+    ss_flags: int = member(1)
+    ss_size: int = member(2)
 
     @staticmethod
     def pack(
@@ -2110,23 +1556,8 @@ class stack_t(_stack_t_fields):
             ss_sp, ss_flags, ss_size,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_kill_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_pid: int = 0
-    si_uid: int = 0
-
-
-class siginfo_kill(_siginfo_kill_fields):
+class siginfo_kill(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2135,6 +1566,11 @@ class siginfo_kill(_siginfo_kill_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_pid": 16, "si_uid": 20,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_pid: int = member(3)
+    si_uid: int = member(4)
 
     @staticmethod
     def pack(
@@ -2145,24 +1581,8 @@ class siginfo_kill(_siginfo_kill_fields):
             si_signo, si_errno, si_code, si_pid, si_uid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_timer_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_timerid: int = 0
-    si_overrun: int = 0
-    si_value: int = 0
-
-
-class siginfo_timer(_siginfo_timer_fields):
+class siginfo_timer(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2171,6 +1591,12 @@ class siginfo_timer(_siginfo_timer_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_timerid": 16, "si_overrun": 20, "si_value": 24,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_timerid: int = member(3)
+    si_overrun: int = member(4)
+    si_value: int = member(5)
 
     @staticmethod
     def pack(
@@ -2182,24 +1608,8 @@ class siginfo_timer(_siginfo_timer_fields):
             si_signo, si_errno, si_code, si_timerid, si_overrun, si_value,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_rt_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_pid: int = 0
-    si_uid: int = 0
-    si_value: int = 0
-
-
-class siginfo_rt(_siginfo_rt_fields):
+class siginfo_rt(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2208,6 +1618,12 @@ class siginfo_rt(_siginfo_rt_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_pid": 16, "si_uid": 20, "si_value": 24,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_pid: int = member(3)
+    si_uid: int = member(4)
+    si_value: int = member(5)
 
     @staticmethod
     def pack(
@@ -2218,26 +1634,8 @@ class siginfo_rt(_siginfo_rt_fields):
             si_signo, si_errno, si_code, si_pid, si_uid, si_value,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_sigchld_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_pid: int = 0
-    si_uid: int = 0
-    si_status: int = 0
-    si_utime: int = 0
-    si_stime: int = 0
-
-
-class siginfo_sigchld(_siginfo_sigchld_fields):
+class siginfo_sigchld(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2247,6 +1645,14 @@ class siginfo_sigchld(_siginfo_sigchld_fields):
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_pid": 16, "si_uid": 20, "si_status": 24, "si_utime": 32,
         "si_stime": 40,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_pid: int = member(3)
+    si_uid: int = member(4)
+    si_status: int = member(5)
+    si_utime: int = member(6)
+    si_stime: int = member(7)
 
     @staticmethod
     def pack(
@@ -2258,23 +1664,8 @@ class siginfo_sigchld(_siginfo_sigchld_fields):
             si_signo, si_errno, si_code, si_pid, si_uid, si_status, si_utime, si_stime,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_fault_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_addr: int = 0
-    si_addr_lsb: int = 0
-
-
-class siginfo_fault(_siginfo_fault_fields):
+class siginfo_fault(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2283,6 +1674,11 @@ class siginfo_fault(_siginfo_fault_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_addr": 16, "si_addr_lsb": 24,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_addr: int = member(3)
+    si_addr_lsb: int = member(4)
 
     @staticmethod
     def pack(
@@ -2293,23 +1689,8 @@ class siginfo_fault(_siginfo_fault_fields):
             si_signo, si_errno, si_code, si_addr, si_addr_lsb,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_poll_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_band: int = 0
-    si_fd: int = 0
-
-
-class siginfo_poll(_siginfo_poll_fields):
+class siginfo_poll(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2318,6 +1699,11 @@ class siginfo_poll(_siginfo_poll_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_band": 16, "si_fd": 24,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_band: int = member(3)
+    si_fd: int = member(4)
 
     @staticmethod
     def pack(
@@ -2328,24 +1714,8 @@ class siginfo_poll(_siginfo_poll_fields):
             si_signo, si_errno, si_code, si_band, si_fd,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_sys_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    si_call_addr: int = 0
-    si_syscall: int = 0
-    si_arch: int = 0
-
-
-class siginfo_sys(_siginfo_sys_fields):
+class siginfo_sys(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2354,6 +1724,12 @@ class siginfo_sys(_siginfo_sys_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "si_call_addr": 16, "si_syscall": 24, "si_arch": 28,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    si_call_addr: int = member(3)
+    si_syscall: int = member(4)
+    si_arch: int = member(5)
 
     @staticmethod
     def pack(
@@ -2365,22 +1741,8 @@ class siginfo_sys(_siginfo_sys_fields):
             si_signo, si_errno, si_code, si_call_addr, si_syscall, si_arch,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _siginfo_raw_fields(NamedTuple):
-    si_signo: int = 0
-    si_errno: int = 0
-    si_code: int = 0
-    sifields: bytes = b""
-
-
-class siginfo_raw(_siginfo_raw_fields):
+class siginfo_raw(Structure):
     """siginfo_t (linux/types.h, asm/signal.h, asm/siginfo.h): 128 bytes."""
 
     __slots__ = ()
@@ -2389,6 +1751,10 @@ class siginfo_raw(_siginfo_raw_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "si_signo": 0, "si_errno": 4, "si_code": 8, "sifields": 16,
     }
+    si_signo: int = member(0)
+    si_errno: int = member(1)
+    si_code: int = member(2)
+    sifields: bytes = member(3)
 
     @staticmethod
     def pack(
@@ -2399,22 +1765,8 @@ class siginfo_raw(_siginfo_raw_fields):
             si_signo, si_errno, si_code, sifields,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sigevent_fields(NamedTuple):
-    sigev_value: int = 0
-    sigev_signo: int = 0
-    sigev_notify: int = 0
-    sigev_tid: int = 0
-
-
-class sigevent(_sigevent_fields):
+class sigevent(Structure):
     """sigevent_t (linux/types.h, asm/signal.h, asm/siginfo.h): 64 bytes."""
 
     __slots__ = ()
@@ -2423,6 +1775,10 @@ class sigevent(_sigevent_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sigev_value": 0, "sigev_signo": 8, "sigev_notify": 12, "sigev_tid": 16,
     }
+    sigev_value: int = member(0)
+    sigev_signo: int = member(1)
+    sigev_notify: int = member(2)
+    sigev_tid: int = member(3)
 
     @staticmethod
     def pack(
@@ -2433,38 +1789,8 @@ class sigevent(_sigevent_fields):
             sigev_value, sigev_signo, sigev_notify, sigev_tid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _signalfd_siginfo_fields(NamedTuple):
-    ssi_signo: int = 0
-    ssi_errno: int = 0
-    ssi_code: int = 0
-    ssi_pid: int = 0
-    ssi_uid: int = 0
-    ssi_fd: int = 0
-    ssi_tid: int = 0
-    ssi_band: int = 0
-    ssi_overrun: int = 0
-    ssi_trapno: int = 0
-    ssi_status: int = 0
-    ssi_int: int = 0
-    ssi_ptr: int = 0
-    ssi_utime: int = 0
-    ssi_stime: int = 0
-    ssi_addr: int = 0
-    ssi_addr_lsb: int = 0
-    ssi_syscall: int = 0
-    ssi_call_addr: int = 0
-    ssi_arch: int = 0
-
-
-class signalfd_siginfo(_signalfd_siginfo_fields):
+class signalfd_siginfo(Structure):
     """struct signalfd_siginfo (linux/signalfd.h): 128 bytes."""
 
     __slots__ = ()
@@ -2476,6 +1802,26 @@ class signalfd_siginfo(_signalfd_siginfo_fields):
         "ssi_utime": 56, "ssi_stime": 64, "ssi_addr": 72, "ssi_addr_lsb": 80, "ssi_syscall": 84, "ssi_call_addr": 88,
         "ssi_arch": 96,
     }
+    ssi_signo: int = member(0)
+    ssi_errno: int = member(1)
+    ssi_code: int = member(2)
+    ssi_pid: int = member(3)
+    ssi_uid: int = member(4)
+    ssi_fd: int = member(5)
+    ssi_tid: int = member(6)
+    ssi_band: int = member(7)
+    ssi_overrun: int = member(8)
+    ssi_trapno: int = member(9)
+    ssi_status: int = member(10)
+    ssi_int: int = member(11)
+    ssi_ptr: int = member(12)
+    ssi_utime: int = member(13)
+    ssi_stime: int = member(14)
+    ssi_addr: int = member(15)
+    ssi_addr_lsb: int = member(16)
+    ssi_syscall: int = member(17)
+    ssi_call_addr: int = member(18)
+    ssi_arch: int = member(19)
 
     @staticmethod
     def pack(
@@ -2491,20 +1837,8 @@ class signalfd_siginfo(_signalfd_siginfo_fields):
             ssi_arch,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sigset_argpack_fields(NamedTuple):
-    ss: int = 0
-    ss_len: int = 0
-
-
-class sigset_argpack(_sigset_argpack_fields):
+class sigset_argpack(Structure):
     """struct sigset_argpack (stddef.h): 16 bytes."""
 
     __slots__ = ()
@@ -2513,6 +1847,8 @@ class sigset_argpack(_sigset_argpack_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "ss": 0, "ss_len": 8,
     }
+    ss: int = member(0)
+    ss_len: int = member(1)
 
     @staticmethod
     def pack(
@@ -2523,45 +1859,8 @@ class sigset_argpack(_sigset_argpack_fields):
             ss, ss_len,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sigcontext_fields(NamedTuple):
-    r8: int = 0
-    r9: int = 0
-    r10: int = 0
-    r11: int = 0
-    r12: int = 0
-    r13: int = 0
-    r14: int = 0
-    r15: int = 0
-    rdi: int = 0
-    rsi: int = 0
-    rbp: int = 0
-    rbx: int = 0
-    rdx: int = 0
-    rax: int = 0
-    rcx: int = 0
-    rsp: int = 0
-    rip: int = 0
-    eflags: int = 0
-    cs: int = 0
-    gs: int = 0
-    fs: int = 0
-    ss: int = 0
-    err: int = 0
-    trapno: int = 0
-    oldmask: int = 0
-    cr2: int = 0
-    fpstate: int = 0
-
-
-class sigcontext(_sigcontext_fields):
+class sigcontext(Structure):
     """struct sigcontext (linux/types.h, asm/signal.h, asm/siginfo.h, asm/sigcontext.h): 256 bytes."""
 
     __slots__ = ()
@@ -2572,6 +1871,33 @@ class sigcontext(_sigcontext_fields):
         "rbp": 80, "rbx": 88, "rdx": 96, "rax": 104, "rcx": 112, "rsp": 120, "rip": 128, "eflags": 136, "cs": 144,
         "gs": 146, "fs": 148, "ss": 150, "err": 152, "trapno": 160, "oldmask": 168, "cr2": 176, "fpstate": 184,
     }
+    r8: int = member(0)
+    r9: int = member(1)
+    r10: int = member(2)
+    r11: int = member(3)
+    r12: int = member(4)
+    r13: int = member(5)
+    r14: int = member(6)
+    r15: int = member(7)
+    rdi: int = member(8)
+    rsi: int = member(9)
+    rbp: int = member(10)
+    rbx: int = member(11)
+    rdx: int = member(12)
+    rax: int = member(13)
+    rcx: int = member(14)
+    rsp: int = member(15)
+    rip: int = member(16)
+    eflags: int = member(17)
+    cs: int = member(18)
+    gs: int = member(19)
+    fs: int = member(20)
+    ss: int = member(21)
+    err: int = member(22)
+    trapno: int = member(23)
+    oldmask: int = member(24)
+    cr2: int = member(25)
+    fpstate: int = member(26)
 
     @staticmethod
     def pack(
@@ -2586,51 +1912,8 @@ class sigcontext(_sigcontext_fields):
             err, trapno, oldmask, cr2, fpstate,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _ucontext_fields(NamedTuple):
-    uc_flags: int = 0
-    uc_link: int = 0
-    ss_sp: int = 0
-    ss_flags: int = 0
-    ss_size: int = 0
-    r8: int = 0
-    r9: int = 0
-    r10: int = 0
-    r11: int = 0
-    r12: int = 0
-    r13: int = 0
-    r14: int = 0
-    r15: int = 0
-    rdi: int = 0
-    rsi: int = 0
-    rbp: int = 0
-    rbx: int = 0
-    rdx: int = 0
-    rax: int = 0
-    rcx: int = 0
-    rsp: int = 0
-    rip: int = 0
-    eflags: int = 0
-    cs: int = 0
-    gs: int = 0
-    fs: int = 0
-    ss: int = 0
-    err: int = 0
-    trapno: int = 0
-    oldmask: int = 0
-    cr2: int = 0
-    fpstate: int = 0
-    uc_sigmask: int = 0
-
-
-class ucontext(_ucontext_fields):
+class ucontext(Structure):
     """struct ucontext (linux/types.h, asm/signal.h, asm/siginfo.h, asm/sigcontext.h, asm/ucontext.h): 304 bytes."""
 
     __slots__ = ()
@@ -2642,6 +1925,39 @@ class ucontext(_ucontext_fields):
         "rdx": 136, "rax": 144, "rcx": 152, "rsp": 160, "rip": 168, "eflags": 176, "cs": 184, "gs": 186, "fs": 188,
         "ss": 190, "err": 192, "trapno": 200, "oldmask": 208, "cr2": 216, "fpstate": 224, "uc_sigmask": 296,
     }
+    uc_flags: int = member(0)
+    uc_link: int = member(1)
+    ss_sp: int = member(2)
+    ss_flags: int = member(3)
+    ss_size: int = member(4)
+    r8: int = member(5)
+    r9: int = member(6)
+    r10: int = member(7)
+    r11: int = member(8)
+    r12: int = member(9)
+    r13: int = member(10)
+    r14: int = member(11)
+    r15: int = member(12)
+    rdi: int = member(13)
+    rsi: int = member(14)
+    rbp: int = member(15)
+    rbx: int = member(16)
+    rdx: int = member(17)
+    rax: int = member(18)
+    rcx: int = member(19)
+    rsp: int = member(20)
+    rip: int = member(21)
+    eflags: int = member(22)
+    cs: int = member(23)
+    gs: int = member(24)
+    fs: int = member(25)
+    ss: int = member(26)
+    err: int = member(27)
+    trapno: int = member(28)
+    oldmask: int = member(29)
+    cr2: int = member(30)
+    fpstate: int = member(31)
+    uc_sigmask: int = member(32)
 
     @staticmethod
     def pack(
@@ -2657,32 +1973,8 @@ class ucontext(_ucontext_fields):
             rax, rcx, rsp, rip, eflags, cs, gs, fs, ss, err, trapno, oldmask, cr2, fpstate, uc_sigmask,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _fpstate_fields(NamedTuple):
-    cwd: int = 0
-    swd: int = 0
-    twd: int = 0
-    fop: int = 0
-    rip: int = 0
-    rdp: int = 0
-    mxcsr: int = 0
-    mxcsr_mask: int = 0
-    st_space: bytes = b""
-    xmm_space: bytes = b""
-    sw_magic1: int = 0
-    sw_extended_size: int = 0
-    sw_xfeatures: int = 0
-    sw_xstate_size: int = 0
-
-
-class fpstate(_fpstate_fields):
+class fpstate(Structure):
     """struct _fpstate_64 (linux/types.h, asm/signal.h, asm/siginfo.h, asm/sigcontext.h): 512 bytes."""
 
     __slots__ = ()
@@ -2692,6 +1984,20 @@ class fpstate(_fpstate_fields):
         "cwd": 0, "swd": 2, "twd": 4, "fop": 6, "rip": 8, "rdp": 16, "mxcsr": 24, "mxcsr_mask": 28, "st_space": 32,
         "xmm_space": 160, "sw_magic1": 464, "sw_extended_size": 468, "sw_xfeatures": 472, "sw_xstate_size": 480,
     }
+    cwd: int = member(0)
+    swd: int = member(1)
+    twd: int = member(2)
+    fop: int = member(3)
+    rip: int = member(4)
+    rdp: int = member(5)
+    mxcsr: int = member(6)
+    mxcsr_mask: int = member(7)
+    st_space: bytes = member(8)
+    xmm_space: bytes = member(9)
+    sw_magic1: int = member(10)
+    sw_extended_size: int = member(11)
+    sw_xfeatures: int = member(12)
+    sw_xstate_size: int = member(13)
 
     @staticmethod
     def pack(
@@ -2705,21 +2011,8 @@ class fpstate(_fpstate_fields):
             sw_xfeatures, sw_xstate_size,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _pollfd_fields(NamedTuple):
-    fd: int = 0
-    events: int = 0
-    revents: int = 0
-
-
-class pollfd(_pollfd_fields):
+class pollfd(Structure):
     """struct pollfd (asm/poll.h): 8 bytes."""
 
     __slots__ = ()
@@ -2728,6 +2021,9 @@ class pollfd(_pollfd_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "fd": 0, "events": 4, "revents": 6,
     }
+    fd: int = member(0)
+    events: int = member(1)
+    revents: int = member(2)
 
     @staticmethod
     def pack(
@@ -2738,20 +2034,8 @@ class pollfd(_pollfd_fields):
             fd, events, revents,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _epoll_event_fields(NamedTuple):
-    events: int = 0
-    data: int = 0
-
-
-class epoll_event(_epoll_event_fields):
+class epoll_event(Structure):
     """struct epoll_event (linux/types.h, linux/eventpoll.h): 12 bytes."""
 
     __slots__ = ()
@@ -2760,6 +2044,8 @@ class epoll_event(_epoll_event_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "events": 0, "data": 4,
     }
+    events: int = member(0)
+    data: int = member(1)
 
     @staticmethod
     def pack(
@@ -2770,25 +2056,8 @@ class epoll_event(_epoll_event_fields):
             events, data,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _msghdr_fields(NamedTuple):
-    msg_name: int = 0
-    msg_namelen: int = 0
-    msg_iov: int = 0
-    msg_iovlen: int = 0
-    msg_control: int = 0
-    msg_controllen: int = 0
-    msg_flags: int = 0
-
-
-class msghdr(_msghdr_fields):
+class msghdr(Structure):
     """struct msghdr (sys/socket.h): 56 bytes."""
 
     __slots__ = ()
@@ -2798,6 +2067,13 @@ class msghdr(_msghdr_fields):
         "msg_name": 0, "msg_namelen": 8, "msg_iov": 16, "msg_iovlen": 24, "msg_control": 32, "msg_controllen": 40,
         "msg_flags": 48,
     }
+    msg_name: int = member(0)
+    msg_namelen: int = member(1)
+    msg_iov: int = member(2)
+    msg_iovlen: int = member(3)
+    msg_control: int = member(4)
+    msg_controllen: int = member(5)
+    msg_flags: int = member(6)
 
     @staticmethod
     def pack(
@@ -2809,26 +2085,8 @@ class msghdr(_msghdr_fields):
             msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _mmsghdr_fields(NamedTuple):
-    msg_name: int = 0
-    msg_namelen: int = 0
-    msg_iov: int = 0
-    msg_iovlen: int = 0
-    msg_control: int = 0
-    msg_controllen: int = 0
-    msg_flags: int = 0
-    msg_len: int = 0
-
-
-class mmsghdr(_mmsghdr_fields):
+class mmsghdr(Structure):
     """struct mmsghdr (sys/socket.h): 64 bytes."""
 
     __slots__ = ()
@@ -2838,6 +2096,14 @@ class mmsghdr(_mmsghdr_fields):
         "msg_name": 0, "msg_namelen": 8, "msg_iov": 16, "msg_iovlen": 24, "msg_control": 32, "msg_controllen": 40,
         "msg_flags": 48, "msg_len": 56,
     }
+    msg_name: int = member(0)
+    msg_namelen: int = member(1)
+    msg_iov: int = member(2)
+    msg_iovlen: int = member(3)
+    msg_control: int = member(4)
+    msg_controllen: int = member(5)
+    msg_flags: int = member(6)
+    msg_len: int = member(7)
 
     @staticmethod
     def pack(
@@ -2849,21 +2115,8 @@ class mmsghdr(_mmsghdr_fields):
             msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags, msg_len,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _cmsghdr_fields(NamedTuple):
-    cmsg_len: int = 0
-    cmsg_level: int = 0
-    cmsg_type: int = 0
-
-
-class cmsghdr(_cmsghdr_fields):
+class cmsghdr(Structure):
     """struct cmsghdr (sys/socket.h): 16 bytes."""
 
     __slots__ = ()
@@ -2872,6 +2125,9 @@ class cmsghdr(_cmsghdr_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "cmsg_len": 0, "cmsg_level": 8, "cmsg_type": 12,
     }
+    cmsg_len: int = member(0)
+    cmsg_level: int = member(1)
+    cmsg_type: int = member(2)
 
     @staticmethod
     def pack(
@@ -2882,21 +2138,8 @@ class cmsghdr(_cmsghdr_fields):
             cmsg_len, cmsg_level, cmsg_type,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _ucred_fields(NamedTuple):
-    pid: int = 0
-    uid: int = 0
-    gid: int = 0
-
-
-class ucred(_ucred_fields):
+class ucred(Structure):
     """struct ucred (sys/socket.h): 12 bytes."""
 
     __slots__ = ()
@@ -2905,6 +2148,9 @@ class ucred(_ucred_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "pid": 0, "uid": 4, "gid": 8,
     }
+    pid: int = member(0)
+    uid: int = member(1)
+    gid: int = member(2)
 
     @staticmethod
     def pack(
@@ -2915,20 +2161,8 @@ class ucred(_ucred_fields):
             pid, uid, gid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _linger_fields(NamedTuple):
-    l_onoff: int = 0
-    l_linger: int = 0
-
-
-class linger(_linger_fields):
+class linger(Structure):
     """struct linger (sys/socket.h): 8 bytes."""
 
     __slots__ = ()
@@ -2937,6 +2171,8 @@ class linger(_linger_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "l_onoff": 0, "l_linger": 4,
     }
+    l_onoff: int = member(0)
+    l_linger: int = member(1)
 
     @staticmethod
     def pack(
@@ -2947,20 +2183,8 @@ class linger(_linger_fields):
             l_onoff, l_linger,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sockaddr_un_fields(NamedTuple):
-    sun_family: int = 0
-    sun_path: bytes = b""
-
-
-class sockaddr_un(_sockaddr_un_fields):
+class sockaddr_un(Structure):
     """struct sockaddr_un (linux/socket.h, linux/un.h): 110 bytes."""
 
     __slots__ = ()
@@ -2969,6 +2193,8 @@ class sockaddr_un(_sockaddr_un_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sun_family": 0, "sun_path": 2,
     }
+    sun_family: int = member(0)
+    sun_path: bytes = member(1)
 
     @staticmethod
     def pack(
@@ -2979,21 +2205,8 @@ class sockaddr_un(_sockaddr_un_fields):
             sun_family, sun_path,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sockaddr_in_fields(NamedTuple):
-    sin_family: int = 0
-    sin_port: int = 0
-    sin_addr: bytes = b""
-
-
-class sockaddr_in(_sockaddr_in_fields):
+class sockaddr_in(Structure):
     """struct sockaddr_in (netinet/in.h): 16 bytes."""
 
     __slots__ = ()
@@ -3002,6 +2215,9 @@ class sockaddr_in(_sockaddr_in_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sin_family": 0, "sin_port": 2, "sin_addr": 4,
     }
+    sin_family: int = member(0)
+    sin_port: int = member(1)
+    sin_addr: bytes = member(2)
 
     @staticmethod
     def pack(
@@ -3012,23 +2228,8 @@ class sockaddr_in(_sockaddr_in_fields):
             sin_family, sin_port, sin_addr,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sockaddr_in6_fields(NamedTuple):
-    sin6_family: int = 0
-    sin6_port: int = 0
-    sin6_flowinfo: int = 0
-    sin6_addr: bytes = b""
-    sin6_scope_id: int = 0
-
-
-class sockaddr_in6(_sockaddr_in6_fields):
+class sockaddr_in6(Structure):
     """struct sockaddr_in6 (netinet/in.h): 28 bytes."""
 
     __slots__ = ()
@@ -3037,6 +2238,11 @@ class sockaddr_in6(_sockaddr_in6_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "sin6_family": 0, "sin6_port": 2, "sin6_flowinfo": 4, "sin6_addr": 8, "sin6_scope_id": 24,
     }
+    sin6_family: int = member(0)
+    sin6_port: int = member(1)
+    sin6_flowinfo: int = member(2)
+    sin6_addr: bytes = member(3)
+    sin6_scope_id: int = member(4)
 
     @staticmethod
     def pack(
@@ -3048,21 +2254,8 @@ class sockaddr_in6(_sockaddr_in6_fields):
             sin6_family, sin6_port, sin6_flowinfo, sin6_addr, sin6_scope_id,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _sockaddr_nl_fields(NamedTuple):
-    nl_family: int = 0
-    nl_pid: int = 0
-    nl_groups: int = 0
-
-
-class sockaddr_nl(_sockaddr_nl_fields):
+class sockaddr_nl(Structure):
     """struct sockaddr_nl (linux/netlink.h): 12 bytes."""
 
     __slots__ = ()
@@ -3071,6 +2264,9 @@ class sockaddr_nl(_sockaddr_nl_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "nl_family": 0, "nl_pid": 4, "nl_groups": 8,
     }
+    nl_family: int = member(0)
+    nl_pid: int = member(1)
+    nl_groups: int = member(2)
 
     @staticmethod
     def pack(
@@ -3081,23 +2277,8 @@ class sockaddr_nl(_sockaddr_nl_fields):
             nl_family, nl_pid, nl_groups,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _nlmsghdr_fields(NamedTuple):
-    nlmsg_len: int = 0
-    nlmsg_type: int = 0
-    nlmsg_flags: int = 0
-    nlmsg_seq: int = 0
-    nlmsg_pid: int = 0
-
-
-class nlmsghdr(_nlmsghdr_fields):
+class nlmsghdr(Structure):
     """struct nlmsghdr (linux/netlink.h): 16 bytes."""
 
     __slots__ = ()
@@ -3106,6 +2287,11 @@ class nlmsghdr(_nlmsghdr_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "nlmsg_len": 0, "nlmsg_type": 4, "nlmsg_flags": 6, "nlmsg_seq": 8, "nlmsg_pid": 12,
     }
+    nlmsg_len: int = member(0)
+    nlmsg_type: int = member(1)
+    nlmsg_flags: int = member(2)
+    nlmsg_seq: int = member(3)
+    nlmsg_pid: int = member(4)
 
     @staticmethod
     def pack(
@@ -3116,24 +2302,8 @@ class nlmsghdr(_nlmsghdr_fields):
             nlmsg_len, nlmsg_type, nlmsg_flags, nlmsg_seq, nlmsg_pid,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _termios_fields(NamedTuple):
-    c_iflag: int = 0
-    c_oflag: int = 0
-    c_cflag: int = 0
-    c_lflag: int = 0
-    c_line: int = 0
-    c_cc: bytes = b""
-
-
-class termios(_termios_fields):
+class termios(Structure):
     """struct termios (asm/termbits.h): 36 bytes."""
 
     __slots__ = ()
@@ -3142,6 +2312,12 @@ class termios(_termios_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "c_iflag": 0, "c_oflag": 4, "c_cflag": 8, "c_lflag": 12, "c_line": 16, "c_cc": 17,
     }
+    c_iflag: int = member(0)
+    c_oflag: int = member(1)
+    c_cflag: int = member(2)
+    c_lflag: int = member(3)
+    c_line: int = member(4)
+    c_cc: bytes = member(5)
 
     @staticmethod
     def pack(
@@ -3152,26 +2328,8 @@ class termios(_termios_fields):
             c_iflag, c_oflag, c_cflag, c_lflag, c_line, c_cc,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _termios2_fields(NamedTuple):
-    c_iflag: int = 0
-    c_oflag: int = 0
-    c_cflag: int = 0
-    c_lflag: int = 0
-    c_line: int = 0
-    c_cc: bytes = b""
-    c_ispeed: int = 0
-    c_ospeed: int = 0
-
-
-class termios2(_termios2_fields):
+class termios2(Structure):
     """struct termios2 (asm/termbits.h): 44 bytes."""
 
     __slots__ = ()
@@ -3181,6 +2339,14 @@ class termios2(_termios2_fields):
         "c_iflag": 0, "c_oflag": 4, "c_cflag": 8, "c_lflag": 12, "c_line": 16, "c_cc": 17, "c_ispeed": 36,
         "c_ospeed": 40,
     }
+    c_iflag: int = member(0)
+    c_oflag: int = member(1)
+    c_cflag: int = member(2)
+    c_lflag: int = member(3)
+    c_line: int = member(4)
+    c_cc: bytes = member(5)
+    c_ispeed: int = member(6)
+    c_ospeed: int = member(7)
 
     @staticmethod
     def pack(
@@ -3192,24 +2358,8 @@ class termios2(_termios2_fields):
             c_iflag, c_oflag, c_cflag, c_lflag, c_line, c_cc, c_ispeed, c_ospeed,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _termio_fields(NamedTuple):
-    c_iflag: int = 0
-    c_oflag: int = 0
-    c_cflag: int = 0
-    c_lflag: int = 0
-    c_line: int = 0
-    c_cc: bytes = b""
-
-
-class termio(_termio_fields):
+class termio(Structure):
     """struct termio (asm/termbits.h, asm/termios.h): 18 bytes."""
 
     __slots__ = ()
@@ -3218,6 +2368,12 @@ class termio(_termio_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "c_iflag": 0, "c_oflag": 2, "c_cflag": 4, "c_lflag": 6, "c_line": 8, "c_cc": 9,
     }
+    c_iflag: int = member(0)
+    c_oflag: int = member(1)
+    c_cflag: int = member(2)
+    c_lflag: int = member(3)
+    c_line: int = member(4)
+    c_cc: bytes = member(5)
 
     @staticmethod
     def pack(
@@ -3228,22 +2384,8 @@ class termio(_termio_fields):
             c_iflag, c_oflag, c_cflag, c_lflag, c_line, c_cc,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _winsize_fields(NamedTuple):
-    ws_row: int = 0
-    ws_col: int = 0
-    ws_xpixel: int = 0
-    ws_ypixel: int = 0
-
-
-class winsize(_winsize_fields):
+class winsize(Structure):
     """struct winsize (asm/termbits.h, asm/termios.h): 8 bytes."""
 
     __slots__ = ()
@@ -3252,6 +2394,10 @@ class winsize(_winsize_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "ws_row": 0, "ws_col": 2, "ws_xpixel": 4, "ws_ypixel": 6,
     }
+    ws_row: int = member(0)
+    ws_col: int = member(1)
+    ws_xpixel: int = member(2)
+    ws_ypixel: int = member(3)
 
     @staticmethod
     def pack(
@@ -3262,32 +2408,8 @@ class winsize(_winsize_fields):
             ws_row, ws_col, ws_xpixel, ws_ypixel,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _elf64_ehdr_fields(NamedTuple):
-    e_ident: bytes = b""
-    e_type: int = 0
-    e_machine: int = 0
-    e_version: int = 0
-    e_entry: int = 0
-    e_phoff: int = 0
-    e_shoff: int = 0
-    e_flags: int = 0
-    e_ehsize: int = 0
-    e_phentsize: int = 0
-    e_phnum: int = 0
-    e_shentsize: int = 0
-    e_shnum: int = 0
-    e_shstrndx: int = 0
-
-
-class elf64_ehdr(_elf64_ehdr_fields):
+class elf64_ehdr(Structure):
     """Elf64_Ehdr (linux/elf.h): 64 bytes."""
 
     __slots__ = ()
@@ -3298,6 +2420,20 @@ class elf64_ehdr(_elf64_ehdr_fields):
         "e_flags": 48, "e_ehsize": 52, "e_phentsize": 54, "e_phnum": 56, "e_shentsize": 58, "e_shnum": 60,
         "e_shstrndx": 62,
     }
+    e_ident: bytes = member(0)
+    e_type: int = member(1)
+    e_machine: int = member(2)
+    e_version: int = member(3)
+    e_entry: int = member(4)
+    e_phoff: int = member(5)
+    e_shoff: int = member(6)
+    e_flags: int = member(7)
+    e_ehsize: int = member(8)
+    e_phentsize: int = member(9)
+    e_phnum: int = member(10)
+    e_shentsize: int = member(11)
+    e_shnum: int = member(12)
+    e_shstrndx: int = member(13)
 
     @staticmethod
     def pack(
@@ -3311,26 +2447,8 @@ class elf64_ehdr(_elf64_ehdr_fields):
             e_shentsize, e_shnum, e_shstrndx,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _elf64_phdr_fields(NamedTuple):
-    p_type: int = 0
-    p_flags: int = 0
-    p_offset: int = 0
-    p_vaddr: int = 0
-    p_paddr: int = 0
-    p_filesz: int = 0
-    p_memsz: int = 0
-    p_align: int = 0
-
-
-class elf64_phdr(_elf64_phdr_fields):
+class elf64_phdr(Structure):
     """Elf64_Phdr (linux/elf.h): 56 bytes."""
 
     __slots__ = ()
@@ -3340,6 +2458,14 @@ class elf64_phdr(_elf64_phdr_fields):
         "p_type": 0, "p_flags": 4, "p_offset": 8, "p_vaddr": 16, "p_paddr": 24, "p_filesz": 32, "p_memsz": 40,
         "p_align": 48,
     }
+    p_type: int = member(0)
+    p_flags: int = member(1)
+    p_offset: int = member(2)
+    p_vaddr: int = member(3)
+    p_paddr: int = member(4)
+    p_filesz: int = member(5)
+    p_memsz: int = member(6)
+    p_align: int = member(7)
 
     @staticmethod
     def pack(
@@ -3351,28 +2477,8 @@ class elf64_phdr(_elf64_phdr_fields):
             p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _elf64_shdr_fields(NamedTuple):
-    sh_name: int = 0
-    sh_type: int = 0
-    sh_flags: int = 0
-    sh_addr: int = 0
-    sh_offset: int = 0
-    sh_size: int = 0
-    sh_link: int = 0
-    sh_info: int = 0
-    sh_addralign: int = 0
-    sh_entsize: int = 0
-
-
-class elf64_shdr(_elf64_shdr_fields):
+class elf64_shdr(Structure):
     """Elf64_Shdr (linux/elf.h): 64 bytes."""
 
     __slots__ = ()
@@ -3382,6 +2488,16 @@ class elf64_shdr(_elf64_shdr_fields):
         "sh_name": 0, "sh_type": 4, "sh_flags": 8, "sh_addr": 16, "sh_offset": 24, "sh_size": 32, "sh_link": 40,
         "sh_info": 44, "sh_addralign": 48, "sh_entsize": 56,
     }
+    sh_name: int = member(0)
+    sh_type: int = member(1)
+    sh_flags: int = member(2)
+    sh_addr: int = member(3)
+    sh_offset: int = member(4)
+    sh_size: int = member(5)
+    sh_link: int = member(6)
+    sh_info: int = member(7)
+    sh_addralign: int = member(8)
+    sh_entsize: int = member(9)
 
     @staticmethod
     def pack(
@@ -3393,24 +2509,8 @@ class elf64_shdr(_elf64_shdr_fields):
             sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, sh_link, sh_info, sh_addralign, sh_entsize,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _elf64_sym_fields(NamedTuple):
-    st_name: int = 0
-    st_info: int = 0
-    st_other: int = 0
-    st_shndx: int = 0
-    st_value: int = 0
-    st_size: int = 0
-
-
-class elf64_sym(_elf64_sym_fields):
+class elf64_sym(Structure):
     """Elf64_Sym (linux/elf.h): 24 bytes."""
 
     __slots__ = ()
@@ -3419,6 +2519,12 @@ class elf64_sym(_elf64_sym_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "st_name": 0, "st_info": 4, "st_other": 5, "st_shndx": 6, "st_value": 8, "st_size": 16,
     }
+    st_name: int = member(0)
+    st_info: int = member(1)
+    st_other: int = member(2)
+    st_shndx: int = member(3)
+    st_value: int = member(4)
+    st_size: int = member(5)
 
     @staticmethod
     def pack(
@@ -3429,20 +2535,8 @@ class elf64_sym(_elf64_sym_fields):
             st_name, st_info, st_other, st_shndx, st_value, st_size,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _elf64_dyn_fields(NamedTuple):
-    d_tag: int = 0
-    d_val: int = 0
-
-
-class elf64_dyn(_elf64_dyn_fields):
+class elf64_dyn(Structure):
     """Elf64_Dyn (linux/elf.h): 16 bytes."""
 
     __slots__ = ()
@@ -3451,6 +2545,8 @@ class elf64_dyn(_elf64_dyn_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "d_tag": 0, "d_val": 8,
     }
+    d_tag: int = member(0)
+    d_val: int = member(1)
 
     @staticmethod
     def pack(
@@ -3461,21 +2557,8 @@ class elf64_dyn(_elf64_dyn_fields):
             d_tag, d_val,
         )
 
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
 
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)
-
-
-class _elf64_nhdr_fields(NamedTuple):
-    n_namesz: int = 0
-    n_descsz: int = 0
-    n_type: int = 0
-
-
-class elf64_nhdr(_elf64_nhdr_fields):
+class elf64_nhdr(Structure):
     """Elf64_Nhdr (linux/elf.h): 12 bytes."""
 
     __slots__ = ()
@@ -3484,6 +2567,9 @@ class elf64_nhdr(_elf64_nhdr_fields):
     OFFSETS: ClassVar[dict[str, int]] = {
         "n_namesz": 0, "n_descsz": 4, "n_type": 8,
     }
+    n_namesz: int = member(0)
+    n_descsz: int = member(1)
+    n_type: int = member(2)
 
     @staticmethod
     def pack(
@@ -3493,10 +2579,3 @@ class elf64_nhdr(_elf64_nhdr_fields):
         return elf64_nhdr.FORMAT.pack(
             n_namesz, n_descsz, n_type,
         )
-
-    @classmethod
-    def unpack(cls, data: Buffer, offset: int = 0) -> Self:
-        return cls._make(cls.FORMAT.unpack_from(data, offset))
-
-    def to_bytes(self) -> bytes:
-        return self.FORMAT.pack(*self)

@@ -60,7 +60,10 @@ def test_struct_round_trip() -> None:
     data = structs.epoll_event.pack(events=5, data=2**64 - 1)
     assert structs.epoll_event.unpack(b"x" + data, 1) == (5, 2**64 - 1)
     assert structs.stat.unpack(structs.stat.pack(st_mtime=-1)).st_mtime == -1
-    assert structs.winsize(ws_row=24, ws_col=80).to_bytes() == b"\x18\0\x50\0\0\0\0\0"
+    size = structs.winsize(ws_row=24, ws_col=80)
+    assert size.to_bytes() == b"\x18\0\x50\0\0\0\0\0"
+    assert (size.ws_row, size.ws_col, size.ws_xpixel) == size[:3] == (24, 80, 0)
+    assert repr(size) == "winsize(ws_row=24, ws_col=80, ws_xpixel=0, ws_ypixel=0)"
 
 
 def test_errno_says_its_name() -> None:
