@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 
 SHM_DIRECTORY = "/dev/shm"
 MINIMUM_SHM = 256 << 20  # a smaller /dev/shm, as containers have, fills up with a few paged files
@@ -33,7 +32,7 @@ def new_memory(label: str, size: int) -> int:
             os.close(fd)
             raise
         return fd
-    name = f"/polynix-{label}-{os.getpid()}-{secrets.token_hex(6)}"
+    name = f"/polynix-{label}-{os.getpid()}-{os.urandom(6).hex()}"
     try:
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
     except ValueError as error:  # beyond RLIMIT_FSIZE

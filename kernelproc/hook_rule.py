@@ -12,8 +12,9 @@ import fnmatch
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from polynix.ipc.light_dataclass import dataclass, fields
 
 ACTIONS = ("fail", "delay", "shorten", "kill", "observe", "call")
 LONGEST_SECONDS = 1e9  # of a delay: thirty years, which the kernel's clock can count in nanoseconds
@@ -98,7 +99,7 @@ class HookRule:
 
     def to_fields(self) -> dict[str, Any]:
         """JSON-able fields; the function goes as dill text (see :func:`pack`). Errors: RuleError when it can't be packed."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = dict(vars(self))
         for name in ("function", "predicate"):
             values[name] = None if values[name] is None else pack(values[name])
         return {**values, "calls": list(self.calls)}
@@ -113,7 +114,7 @@ class HookRule:
 def parse_rule(action: str, text: str) -> HookRule:
     """``CALL[+CALL…][:KEY=VALUE[,KEY=VALUE…]]``: ``write:path=/data/*,error=ENOSPC,after=3``. Errors: RuleError."""
     calls, _, rest = text.partition(":")
-    known = {field.name for field in fields(HookRule)} - {"action", "calls", "function", "predicate"}
+    known = fields(HookRule).keys() - {"action", "calls", "function", "predicate"}
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, separator, value = part.partition("=")
@@ -230,7 +231,7 @@ def memory_pressure(probability: float = 0.1, **conditions: Any) -> HookRule:
 
 def each_call(rule: HookRule, count: int) -> list[HookRule]:
     """Schedules that try a rule at each of the first ``count`` calls that it names, one call a schedule."""
-    return [replace(rule, after=rule.after + nth, times=1) for nth in range(count)]
+    return [HookRule(**{**vars(rule), "after": rule.after + nth, "times": 1}) for nth in range(count)]
 
 
 def kill_at(calls: str | Iterable[str], nth: int, **conditions: Any) -> HookRule:

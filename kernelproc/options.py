@@ -5,7 +5,9 @@ imported here.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+
+from polynix.ipc.light_dataclass import dataclass
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class ContainerOptions:
     """Options of one container. Paths and names may hold undecodable bytes as surrogate escapes."""
 
     rootfs: str = "/"
-    binds: list[Bind] = field(default_factory=list)
-    tmpfs: list[str] = field(default_factory=list)  # PATH[:OPTIONS] of empty file systems in memory
+    binds: Sequence[Bind] = ()
+    tmpfs: Sequence[str] = ()  # PATH[:OPTIONS] of empty file systems in memory
     hostname: str = ""  # empty: the host's
-    features: list[str] = field(default_factory=list)  # NAME[:ARGS]
+    features: Sequence[str] = ()  # NAME[:ARGS]
     strace: str | None = None  # filter in strace's notation; None: off
     strace_file: str | None = None  # path on the host; None: standard error
     strace_keep: int = 0  # keep so many last lines in the kernel instead, for the owner to ask for
@@ -36,7 +38,7 @@ class ContainerOptions:
     builtin_init: bool = False  # pid 1 is the kernel's own reaper; the container outlives its programs
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps({**vars(self), "binds": [vars(bind) for bind in self.binds]})
 
     @classmethod
     def from_json(cls, text: str) -> ContainerOptions:

@@ -43,7 +43,7 @@ from polynix.ipc.session import Session
 from polynix.runner import parameters
 from polynix.runner.errors import ContainerError
 from polynix.runner.log_records import LastLines, Record, parse_records
-from polynix.runner.run_directory import service_path
+from polynix.runner.runtime_directory import service_path
 
 if TYPE_CHECKING:
     from polynix.runner.container import Container

@@ -21,7 +21,6 @@ from polynix.kernelproc.options import Bind, ContainerOptions
 from polynix.runner import parameters
 from polynix.runner.errors import ContainerError
 from polynix.runner.hooks import Scriptable
-from polynix.runner.private_runner import private_runner
 from polynix.runner.process import Argument, Process
 from polynix.runner.streams import PIPE, Stream
 
@@ -101,6 +100,8 @@ class Container(Scriptable):
         """Start the kernel process; :meth:`spawn` does it when needed."""
         with self._lock:
             if self.connection is None:
+                from polynix.runner.private_runner import private_runner  # of no use to who only describes or attaches
+
                 runner = private_runner(in_process=self._in_process)
                 from polynix.runner.connection import ContainerConnection  # while the runner starts
 

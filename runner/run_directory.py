@@ -17,19 +17,12 @@ import tempfile
 import time
 
 from polynix.kernelproc.region_layout import NAME_PREFIX
+from polynix.runner.runtime_directory import parent_directory
 
 SHM_DIRECTORY = "/dev/shm"
 PREFIX = "polynix-run-"
 _LOCK_SECONDS = 2.0
 _GRACE_SECONDS = 10.0  # between its creation and the lock a name looks abandoned; for names of processes that seem to live
-
-
-def parent_directory() -> str:
-    """$XDG_RUNTIME_DIR when it is usable, else the temporary directory."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK):
-        return runtime
-    return tempfile.gettempdir()
 
 
 class RunDirectory:
@@ -54,12 +47,6 @@ class RunDirectory:
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
-
-
-def service_path() -> str:
-    """Where a user's runner serves: $XDG_RUNTIME_DIR/polynix, else a directory of his own in the temporary directory."""
-    parent = parent_directory()
-    return os.path.join(parent, "polynix") if parent == os.environ.get("XDG_RUNTIME_DIR") else os.path.join(parent, f"polynix-{os.getuid()}")
 
 
 class RunnerRuns(Exception):

@@ -21,7 +21,8 @@ from polynix.ipc.descriptor_socket import receive_packet
 from polynix.ipc.descriptor_table import make_room_for_descriptors
 from polynix.kernelproc.host_check import UnfitHostError, check_host
 from polynix.runner.launcher import Launcher, reset_signals, use_null_streams
-from polynix.runner.run_directory import RunDirectory, RunnerRuns, ServiceDirectory, parent_directory
+from polynix.runner.run_directory import RunDirectory, RunnerRuns, ServiceDirectory
+from polynix.runner.runtime_directory import parent_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

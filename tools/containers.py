@@ -24,8 +24,8 @@ ENOENT = 2
 def serve(directory: str | None, log_level: str) -> int:
     """Be the runner, in the foreground."""
     from polynix.runner import parameters
-    from polynix.runner.run_directory import service_path
     from polynix.runner.runner_process import RunnerStartError, run_service
+    from polynix.runner.runtime_directory import service_path
 
     try:
         return run_service(directory or service_path(), parameters.check_log_level(log_level))

@@ -6,7 +6,6 @@ or an event.
 
 from __future__ import annotations
 
-import hashlib
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from polynix.ipc.fidl.containers import TypeSource, type_of
 from polynix.ipc.fidl.errors import DecodeError
 from polynix.ipc.fidl.primitives import INT32, EnumType
 from polynix.ipc.fidl.records import Member, UnionType, member, struct
+from polynix.ipc.fidl.sha256 import sha256
 from polynix.ipc.light_dataclass import dataclass
 
 HEADER = Struct("<IBBBBQ")
@@ -29,7 +29,7 @@ KERNEL_TXID_BIT = 1 << 31  # txids that zx_channel_call makes
 
 def method_ordinal(selector: str) -> int:
     """The ordinal of ``library/Protocol.Method``, or of what a ``@selector`` says."""
-    return int.from_bytes(hashlib.sha256(selector.encode()).digest()[:8], "little") & ~ORDINAL_CONTROL_BIT
+    return int.from_bytes(sha256(selector.encode()).digest()[:8], "little") & ~ORDINAL_CONTROL_BIT
 
 
 class MessageHeader(NamedTuple):

@@ -45,6 +45,20 @@ def test_by_name_alone(dataclass: Declare) -> None:
         make(1)
 
 
+def test_check_of_what_was_made(dataclass: Declare) -> None:
+    @dataclass
+    class Positive:
+        number: int
+
+        def __post_init__(self) -> None:
+            if self.number < 1:
+                raise ValueError
+
+    assert Positive(1).number == 1
+    with pytest.raises(ValueError):
+        Positive(0)
+
+
 def test_equality_and_hash(dataclass: Declare) -> None:
     changing, frozen = declare(dataclass), declare(dataclass, frozen=True)
     for make in (changing, frozen):
