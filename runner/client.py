@@ -15,13 +15,13 @@ import json
 import os
 import select
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from polynix.ipc.bindings import MethodError
 from polynix.ipc.client import BlockingClient, PolledClient
 from polynix.ipc.fidl import FidlError
+from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.objects import Channel, ZxStatus
 from polynix.ipc.protocols.component import Directory, DirectoryOpenRequest
 from polynix.ipc.protocols.containers import (

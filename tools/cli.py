@@ -6,18 +6,16 @@ Imports nothing heavy before it must.
 from __future__ import annotations
 
 import contextlib
-import errno
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 from polynix.tools import container_commands
+from polynix.tools.container_options import CONTAINER_OPTIONS
+from polynix.tools.exit_status import EXIT_ERROR, status_of, tell_error
 from polynix.tools.finite_range import FiniteRange
 
 from polynix import __version__
-
-EXIT_ERROR = 125  # polynix's own errors; 126 and 127 say that PROGRAM cannot be executed or found, as env(1) and docker do
 
 RUN_EPILOG = f"""\b
 Examples:
@@ -58,54 +56,20 @@ def cli() -> None:
     """A Linux kernel in Python that runs unmodified Linux programs."""
 
 
-CONTAINER_OPTIONS = (
-    click.option(
-        "--rootfs",
-        metavar="DIR|IMAGE",
-        default="/",
-        show_default=True,
-        help="Root directory, or image of an ext2-4 or squashfs file system: the read-only lower layer of an overlay in memory.",
-    ),
-    click.option(
-        "--bind",
-        "binds",
-        metavar="SRC:DST[:ro]",
-        multiple=True,
-        help="Show a host file or directory inside; writes reach the host. Repeatable.",
-    ),
-    click.option("--tmpfs", metavar="PATH[:OPTIONS]", multiple=True, help="Mount an empty file system in memory: /data:size=64K. Repeatable."),
-    click.option("--workdir", "-w", metavar="DIR", help="Working directory inside; by default the current one, where it exists inside."),
-    click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable."),
-    click.option("--env-file", "environment_files", metavar="FILE", multiple=True, help="Set the K=V lines of a file. Repeatable."),
-    click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside."),
-    click.option("--hostname", metavar="NAME", default="", help="Host name inside; by default the host's."),
-    click.option(
-        "--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module, or the modules of a Python file (./FILE.py). Repeatable."
-    ),
-    click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G); by default a share of the host's."),
-    click.option("--pids", metavar="N", type=click.IntRange(min=1), default=None, help="Limit of processes and threads."),
-    click.option(
-        "--suspend-after", metavar="SECONDS", type=FiniteRange(min=0.01), default=None, help="Suspend the container when it has been idle for so long."
-    ),
-    click.option(
-        "--strace",
-        metavar="[=FILTER]",
-        default=None,
-        help="Show decoded system calls; FILTER is strace's: names, %classes, !negation, /regex.",
-    ),
-    click.option("--strace-file", metavar="FILE", default=None, help="Write them to FILE instead of standard error."),
-    click.option("--fail", "failing", metavar="RULE", multiple=True, help="Let system calls fail (see below). Repeatable."),
-    click.option("--delay", "delayed", metavar="RULE", multiple=True, help="Let system calls begin later. Repeatable."),
-    click.option("--shorten", "shortened", metavar="RULE", multiple=True, help="Let system calls transfer fewer bytes. Repeatable."),
-    click.option("--kill", "killed", metavar="RULE", multiple=True, help="Kill the caller of system calls. Repeatable."),
-    click.option("--log-level", metavar="LEVEL", default="warning", show_default=True, help="debug, info, warning, error."),
-)
-
-
 def container_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that shape a container, as ``run`` and ``start`` take them."""
+    types = {"": None, "count": click.IntRange(min=1), "seconds": FiniteRange(min=0.01)}
     for option in reversed(CONTAINER_OPTIONS):
-        command = option(command)
+        command = click.option(
+            *option.flags,
+            option.destination,
+            metavar=option.metavar,
+            default=option.default,
+            show_default=bool(option.default),
+            multiple=option.repeatable,
+            type=types[option.number],
+            help=option.help,
+        )(command)
     return command
 
 
@@ -405,25 +369,16 @@ container_commands.register(cli, container_options, RunCommand)
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status. Every error of polynix's own is one line and status 125."""
+    return status_of(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> Any:
     try:
-        result = cli.main(arguments, prog_name="polynix", standalone_mode=False)
-        sys.stdout.flush()  # here, where what fails is said
+        return cli.main(arguments, prog_name="polynix", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx is not None else str(error), err=True)
         return EXIT_ERROR
     except click.ClickException as error:
-        click.echo("polynix: " + " ".join(error.format_message().split()), err=True)
-        return EXIT_ERROR
+        return tell_error(error.format_message())
     except click.Abort:
         return 130
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return EXIT_ERROR
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-        with contextlib.suppress(OSError):  # standard error may be on the same disk
-            click.echo(f"polynix: cannot write: {error.strerror}", err=True)
-        return EXIT_ERROR
-    return result if isinstance(result, int) else 0

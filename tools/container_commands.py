@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+from polynix.tools.container_options import RUNNER
 from polynix.tools.finite_range import FiniteRange
 
-RUNNER_OPTION = click.option("--runner", "directory", metavar="DIR", default=None, help="The runner that serves DIR; by default the user's own.")
+RUNNER_OPTION = click.option(*RUNNER.flags, RUNNER.destination, metavar=RUNNER.metavar, default=RUNNER.default, help=RUNNER.help)
 NAME_ARGUMENT = click.argument("name", metavar="CONTAINER")
 VERBATIM = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
@@ -43,13 +44,12 @@ def one_line_errors() -> Iterator[None]:
     """What can go wrong is one line and status 125."""
     from polynix.runner.errors import ContainerError
     from polynix.runner.parameters import ParameterError
+    from polynix.tools.containers import error_text
 
     try:
         yield
-    except (ContainerError, ParameterError) as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)) from None
+    except (ContainerError, ParameterError, OSError) as error:
+        raise click.ClickException(error_text(error)) from None
 
 
 def register(cli: click.Group, container_options: Callable[[Callable[..., Any]], Callable[..., Any]], run_command: type[click.Command]) -> None:

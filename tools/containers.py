@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from polynix.ipc.protocols.containers import ContainerStatus
     from polynix.runner.client import Runner
 
-EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 ENOENT = 2
+
+
+def error_text(error: Exception) -> str:
+    """What to tell people about an error of one of these commands."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    return str(error)
 
 
 def serve(directory: str | None, log_level: str) -> int:
@@ -40,7 +46,9 @@ def connect(directory: str | None) -> Runner:
     return Runner(directory)
 
 
-def start(directory: str | None, name: str | None, command: tuple[str, ...], options: dict[str, Any], *, interactive: bool, terminal: bool) -> int:
+def start(
+    directory: str | None, name: str | None, command: tuple[str, ...], options: dict[str, Any], *, interactive: bool = False, terminal: bool = False
+) -> int:
     """Start a program detached, and print the container's id."""
     from polynix.tools.run import describe_start_failure, scripted_container_of
 

@@ -11,9 +11,9 @@ from polynix.runner import parameters
 from polynix.runner.container import Container
 from polynix.runner.errors import ContainerError
 from polynix.runner.process import Process
+from polynix.tools.exit_status import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, tell_error
 from polynix.tools.host_terminal import HostTerminal
 
-EXIT_ERROR, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 125, 126, 127
 ENOENT = 2
 
 # Signals that go to the program; those that a terminal sends to a whole process group go to the program's group.
@@ -67,8 +67,8 @@ def describe_start_failure(error: OSError, command: tuple[str, ...]) -> int:
     """Say why a program could not be started; returns the exit status."""
     number = error.errno or 0
     if error.filename is not None and os.fsencode(error.filename) != os.fsencode(command[0]):
-        return _fail(f"{error.filename}: {os.strerror(number)}")
-    _fail(f"{command[0]}: {os.strerror(number) if number else error}")
+        return tell_error(f"{error.filename}: {os.strerror(number)}")
+    tell_error(f"{command[0]}: {os.strerror(number) if number else error}")
     return EXIT_NOT_FOUND if number == ENOENT else EXIT_NOT_EXECUTABLE
 
 
@@ -100,7 +100,7 @@ class Foreground:
             return 128 + ended.number
         except ContainerError as error:
             self.terminal.restore()
-            return _fail(str(error))
+            return tell_error(str(error))
         except OSError as error:
             self.terminal.restore()
             return describe_start_failure(error, self.command)
@@ -224,8 +224,3 @@ class _EndedBySignal(BaseException):
 
     def __init__(self, number: int) -> None:
         self.number = number
-
-
-def _fail(message: str) -> int:
-    print("polynix: " + " ".join(message.split()), file=sys.stderr)
-    return EXIT_ERROR

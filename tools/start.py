@@ -26,9 +26,11 @@ def entry() -> NoReturn:
 
         private_runner.start_early()
     try:
-        from polynix.tools.cli import main
+        status = _run_plainly() if sys.argv[1:2] == ["start"] else None
+        if status is None:
+            from polynix.tools.cli import main
 
-        status = main()
+            status = main()
     finally:
         if wants_runner:
             private_runner.end_unused()
@@ -55,6 +57,14 @@ def fork_command_line(arguments: list[str], prepare: Callable[[], None]) -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         os._exit(1)
+
+
+def _run_plainly() -> int | None:
+    """``start`` in its plain form; None for any other."""
+    from polynix.tools import plain_start
+
+    request = plain_start.parse(sys.argv[2:])
+    return None if request is None else plain_start.run(request)
 
 
 def _open_standard_descriptors() -> None:

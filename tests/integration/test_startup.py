@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 import polynix
+
+START = """
+import os, sys
+from polynix.tools import start
+os._exit = sys.exit
+sys.argv = ["polynix", "start", "--runner", "/nonexistent", "name", "true"]
+start.entry()
+"""
+LAUNCHER = "from polynix.runner.launcher import _import_kernel; _import_kernel()"
+HEAVY = {"asyncio", "hashlib", "numpy", "plotly", "rich", "ssl"}
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        pytest.param(START, {*HEAVY, "click", "dataclasses", "dill", "inspect", "multiprocess", "shutil"}, id="start"),
+        pytest.param(LAUNCHER, {*HEAVY, "click", "subprocess"}, id="launcher"),
+    ],
+)
+def test_what_is_not_imported(code: str, unwanted: set[str]) -> None:
+    """Each of these takes 3 to 60 ms, of which a start has few."""
+    program = f"import atexit, sys; atexit.register(lambda: print(*sys.modules))\n{code}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    modules = done.stdout.split()
+    assert "polynix.ipc.bindings" in modules, done.stderr
+    assert not unwanted & set(modules)
 
 
 def table_size(pid: int) -> int:
