@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+import zmq  # noqa: F401  # the session's, while the runner still starts
 from polynix.ipc.bindings import FidlProtocol, Method, MethodError
 from polynix.ipc.client import PolledClient
 from polynix.ipc.fidl import FidlError
