@@ -17,13 +17,11 @@ from it goes with it.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import logging
 import os
 import select
 import socket
-import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
@@ -62,6 +60,7 @@ from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
 from polynix.ipc.vmo import VmoObject
 from polynix.ipc.wire import HANGUP_SECONDS, EndpointDirectory, Wire, WireError
+from polynix.ipc.wire_server import WireServer
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +185,7 @@ class ObjectRegistration:
         return found
 
 
-class Session:
+class Session(WireServer["Session"]):
     """This process's. ``root`` is its first channel, whose other end the runner has."""
 
     def __init__(self, beside: socket.socket, *, threaded: bool = True) -> None:
@@ -195,24 +194,20 @@ class Session:
         """
         import zmq
 
+        super().__init__()
         self.channels: dict[int, SessionPeer] = {}
         self.objects: weakref.WeakValueDictionary[int, KernelObject] = weakref.WeakValueDictionary()
-        self.ended = False
+        self.polled: dict[int, int] = {}
         self._next_number = 2
         self._flush_due = False
         self._service: Service | None = None
-        self.leader = 0
-        self._look_again = False
-        self._polled_for_room = False
         hello, arena_fd = _receive_hello(beside)
         self.arena = SharedArena.attach(arena_fd, hello.member)
-        self._attention = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
-        self._events: dict[int, int] = {}
         endpoints = EndpointDirectory(hello.directory)
         self._context = zmq.Context(io_threads=1)
         try:
-            self._wire = Wire(self._context, endpoints.endpoint(hello.endpoint), bind=False, beside=beside, on_attention=self._attend)
+            address = endpoints.endpoint(hello.endpoint)
+            self.wire = Wire(self._context, address, bind=False, beside=beside, on_attention=lambda: self.look_at(self))
         except zmq.ZMQError as error:
             self._context.term()
             self.arena.close()
@@ -220,8 +215,7 @@ class Session:
             raise ZxStatus(Status.NO_RESOURCES, str(error)) from error
         finally:
             self._endpoints = endpoints
-        self._epoll.register(self._attention, select.EPOLLIN)
-        self._register_events()
+        self.poll_for(self)
         end = self._new_end(Entry(ROOT, int(RIGHTS), Kind.CHANNEL, extra=WINDOW, koid=hello.koid, related_koid=hello.related_koid))
         self.root = Channel(end, RIGHTS)
         if threaded:
@@ -253,35 +247,22 @@ class Session:
 
     def serve(self, timeout: float) -> None:
         """Sleep until there is something to do, for ``timeout`` seconds or (-1) without end, and do it."""
-        hung_up = False
-        for fd, events in self._epoll.poll(timeout):
-            if fd == self._attention:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
-            elif events & select.EPOLLRDHUP:
-                hung_up = True
-            else:
-                self._wire.notice(fd)
-        self._process(hung_up)
-
-    def interrupt(self) -> None:
-        """Have :meth:`serve` return soon; from any thread."""
-        with contextlib.suppress(OSError):  # it may be closed by now
-            os.eventfd_write(self._attention, 1)
+        self.await_due(timeout)
+        self._process()
 
     def process(self) -> None:
         """Take what has come, send what may be sent; never blocks, save for a moment when the broker has died."""
         if not self.ended:
             self.serve(0)
 
-    def _process(self, hung_up: bool) -> None:
-        wire = self._wire
+    def _process(self) -> None:
+        wire = self.wire
         try:
-            self._look_again = True
-            while self._look_again:
-                self._look_again = False
+            self._receive()
+            while self._attention:
+                self._attention.clear()
                 self._receive()
-            if hung_up and not wire.ended:
+            if wire.hung_up and not wire.ended:
                 self._wait_for_the_end()
         except (WireError, ZxStatus, ValueError) as error:
             log.warning("the session ends: %s", error)
@@ -289,14 +270,15 @@ class Session:
             return
         if wire.ended:
             self._end()
-        elif wire.wants_room != self._polled_for_room:
-            self._register_events()
+        elif wire.wants_other_events:
+            self.poll_for(self)
 
     def _receive(self) -> bool:
         """Whether something came."""
-        frames = self._wire.receive()
+        frames = self.wire.receive()
         if frames:
-            self._look_again = not self._wire.drained
+            if not self.wire.drained:
+                self._attention.append(self)
             with OBJECTS:
                 for frame in frames:
                     for record in decode(frame):
@@ -306,48 +288,31 @@ class Session:
                                 peer.end.deliver_plain(record.datas, record.cost)
                         else:
                             self._handle(cast(Record, record))
-        self._wire.flush()
+        self.wire.flush()
         return bool(frames)
 
     def _wait_for_the_end(self) -> None:
         """The broker is dead: take what it had sent."""
         deadline = time.monotonic() + HANGUP_SECONDS
         poller = select.poll()
-        for fd, events in self._wire.poll_events().items():
+        for fd, events in self.wire.poll_events().items():
             if events == select.EPOLLIN:
                 poller.register(fd, select.POLLIN)
-        while not self._wire.ended and time.monotonic() < deadline:
+        while not self.wire.ended and time.monotonic() < deadline:
             if not self._receive():
-                for fd, _ in poller.poll(10):
-                    self._wire.notice(fd)
-        self._wire.ended = True
-
-    def _register_events(self) -> None:
-        self._polled_for_room = self._wire.wants_room
-        events = self._wire.poll_events()
-        if events != self._events and not self.ended:
-            for fd in self._events:
-                self._epoll.unregister(fd)
-            for fd, mask in events.items():
-                self._epoll.register(fd, mask)
-            self._events = events
-
-    def _attend(self) -> None:
-        """Something is to be done that no descriptor tells."""
-        if threading.get_ident() != self.leader:
-            self.interrupt()
-        else:
-            self._look_again = True
+                for fd, events in poller.poll(10):
+                    self.wire.notice(fd, events)
+        self.wire.ended = True
 
     def send(self, record: bytes) -> None:
         """Called with the objects' lock held: queue a record, which goes when the lock is released."""
-        if not self.ended and self._wire.send(record) and not self._flush_due:
+        if not self.ended and self.wire.send(record) and not self._flush_due:
             self._flush_due = True
             OBJECTS.after(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
-        self._wire.flush()
+        self.wire.flush()
 
     def close(self) -> None:
         """Send what was written, for a second at most, and leave. All channels of the session are closed."""
@@ -356,10 +321,9 @@ class Session:
                 return
             self.send(encode(Operation.BYE, 0))
         deadline = time.monotonic() + _CLOSE_SECONDS
-        while not self.ended and self._wire.has_unsent and time.monotonic() < deadline:
+        while not self.ended and self.wire.has_unsent and time.monotonic() < deadline:
             if self._service is None:
-                self._epoll.poll(0.01)
-                self.process()
+                self.serve(0.01)
             else:
                 time.sleep(0.001)
         self._end()
@@ -378,17 +342,12 @@ class Session:
             self.objects.clear()
         atexit.unregister(self.close)
         self.arena.close()
-        self._wire.close()
+        self.wire.close()
         self._context.term()  # after what zmq has taken is sent, or its linger time is over
         self._endpoints.close()
 
     def __del__(self) -> None:
-        for name in ("_attention", "_epoll"):
-            held = getattr(self, name, None)
-            if isinstance(held, int):
-                os.close(held)
-            elif held is not None:
-                held.close()
+        self.close_poll()
 
     # -- handles that go: called with the lock held ------------------------------------------------------------------------------
 
@@ -453,7 +412,7 @@ class Session:
 
     def _send_descriptor(self, number: int, fd: int) -> None:
         try:
-            self._wire.send_descriptor(number, fd)
+            self.wire.send_descriptor(number, fd)
         except OSError as error:
             raise ZxStatus(Status.NO_RESOURCES, f"cannot send a descriptor: {error.strerror}") from error
 
@@ -535,7 +494,7 @@ class Session:
         if peer is None:  # it has gone, and the broker will hear so; what comes for it returns to where it went
             for entry in record.entries:
                 if entry.kind in (Kind.VMO, Kind.HOST_FILE):
-                    os.close(self._wire.take_descriptor(entry.number))
+                    os.close(self.wire.take_descriptor(entry.number))
         elif operation == _PLAIN_WRITE:
             peer.end.deliver(Message(record.data, tuple([self._arrive(entry) for entry in record.entries])))
         elif operation == Operation.CREDIT:
@@ -568,7 +527,7 @@ class Session:
             object_: KernelObject = self._new_end(entry)
             object_.add_handle()
             return Transfer(handle, object_, rights, number)
-        fd = self._wire.take_descriptor(number) if entry.kind in (Kind.VMO, Kind.HOST_FILE) else -1
+        fd = self.wire.take_descriptor(number) if entry.kind in (Kind.VMO, Kind.HOST_FILE) else -1
         known = self.objects.get(entry.koid)
         if known is None:
             known = self._make(entry, fd)

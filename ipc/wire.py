@@ -100,6 +100,9 @@ class Wire:
         self.beside = beside
         self.ended = False
         """Nothing more will come."""
+        self.hung_up = False
+        """Whether the other side has closed the unix socket, as its death does, and poll has told of it."""
+        self._polled_for_room = self._polled_for_end = False
         self.drained = False
         """Whether the last :meth:`receive` left nothing behind."""
         self._socket = context.socket(zmq.PAIR)
@@ -204,22 +207,28 @@ class Wire:
 
     def poll_events(self) -> dict[int, int]:
         """Descriptors to poll, each with the events that matter (epoll's numbers)."""
+        self._polled_for_room = bool(self._descriptors)
+        self._polled_for_end = not self.hung_up
         events = {self._fd: select.EPOLLIN, self._monitor_fd: select.EPOLLIN}
-        if self.beside is not None:
+        if self.beside is not None and not self.hung_up:
             events[self.beside.fileno()] = select.EPOLLRDHUP | (select.EPOLLOUT if self._descriptors else 0)
         return events
 
     @property
-    def wants_room(self) -> bool:
-        """Whether descriptors wait for room in the unix socket: :meth:`poll_events` changes with it."""
-        return bool(self._descriptors)
+    def wants_other_events(self) -> bool:
+        """Whether :meth:`poll_events` would tell something else than the last time: descriptors wait for room in the unix socket, or do no longer, or
+        it has hung up.
+        """
+        return bool(self._descriptors) != self._polled_for_room or self.hung_up == self._polled_for_end
 
-    def notice(self, fd: int) -> None:
+    def notice(self, fd: int, events: int) -> None:
         """Poll told of ``fd``, one of :meth:`poll_events`."""
         if fd == self._monitor_fd:
             with self._lock:
                 if not self.ended:
                     self._read_monitor()
+        elif events & select.EPOLLRDHUP:
+            self.hung_up = True
 
     def receive(self, most: int = 16) -> list[bytes]:
         """The frames that have come, at most so many. Errors: WireError."""
@@ -320,15 +329,6 @@ class Wire:
                 os.close(self._arrived.pop(number))
             self._arrived[number] = descriptors[0]
         return self._arrived.pop(tag)
-
-    @property
-    def is_hung_up(self) -> bool:
-        """Whether the other side has closed the unix socket, as its death does."""
-        if self.beside is None or self.beside.fileno() < 0:
-            return False
-        poller = select.poll()
-        poller.register(self.beside, select.POLLRDHUP)
-        return bool(poller.poll(0))
 
     def close(self, linger_ms: int = _LINGER_MS) -> None:
         """Send what zmq has taken, for at most so long, and close."""

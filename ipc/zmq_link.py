@@ -11,13 +11,11 @@ The records are a session's, with one number: WRITE, SIGNAL, CREDIT, CLOSED. Any
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import select
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +28,7 @@ from polynix.ipc.session import REPORT
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 from polynix.ipc.wire import Wire, WireError
+from polynix.ipc.wire_server import WireServer
 
 log = logging.getLogger(__name__)
 
@@ -191,22 +190,16 @@ class Link:
         self._links.forbid(self._zap_domain)
 
 
-class _Links:
+class _Links(WireServer[Link]):
     """All links of this process, and the keys that may connect to them."""
 
     def __init__(self) -> None:
         import zmq
 
+        super().__init__()
         self._zmq = zmq
         self.context = zmq.Context(io_threads=1)
-        self.ended = False
-        self.leader = 0
         self._links: set[Link] = set()
-        self._by_fd: dict[int, Link] = {}
-        self._due: deque[Link] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
-        self._epoll.register(self._wake, select.EPOLLIN)
         self._allowed: dict[bytes, bytes] = {}  # zap domain -> raw public key
         self._domains = 0
         self._zap: Any = None
@@ -262,30 +255,10 @@ class _Links:
         self._links.add(link)
         self.look_at(link)
 
-    def look_at(self, link: Link) -> None:
-        """From any thread: something is to be done that no descriptor tells."""
-        self._due.append(link)
-        if threading.get_ident() != self.leader:
-            self.interrupt()
-
-    def interrupt(self) -> None:
-        with contextlib.suppress(OSError):  # it may be closed by now
-            os.eventfd_write(self._wake, 1)
-
     def serve(self, timeout: float) -> None:
-        due: dict[Link, None] = {}
-        for fd, _ in self._epoll.poll(0 if self._due else timeout):
-            if fd == self._wake:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
-            elif fd in self._by_fd:
-                link = self._by_fd[fd]
-                link.wire.notice(fd)
-                due[link] = None
+        due = self.await_due(timeout)
         if self._zap is not None:
             self._answer_zap()
-        while self._due:
-            due[self._due.popleft()] = None
         for link in due:
             if link not in self._links:
                 continue
@@ -294,19 +267,14 @@ class _Links:
             except (WireError, ZxStatus) as error:
                 log.warning("closing a link to %s: %s", link.address, error)
                 going_on = False
-            if not link.polled:
-                link.polled = link.wire.poll_events()
-                for fd, events in link.polled.items():
-                    self._epoll.register(fd, events)
-                    self._by_fd[fd] = link
             if not going_on:
                 self._remove(link)
+            elif not link.polled:
+                self.poll_for(link)
 
     def _remove(self, link: Link) -> None:
         self._links.discard(link)
-        for fd in link.polled:
-            self._epoll.unregister(fd)
-            del self._by_fd[fd]
+        self.poll_no_more(link)
         link.ended()
 
     def stop(self) -> None:

@@ -23,7 +23,6 @@ import struct
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 
 from polynix.ipc.channel import RIGHTS, Channel, ChannelEnd
@@ -36,6 +35,7 @@ from polynix.ipc.session import BROKER_SOCKET
 from polynix.ipc.shared_arena import DEFAULT_SLOTS, MAX_MEMBERS, SharedArena
 from polynix.ipc.status import Status, ZxStatus
 from polynix.ipc.wire import HANGUP_SECONDS, EndpointDirectory, Wire, WireError
+from polynix.ipc.wire_server import WireServer
 from polynix.runner.member import Member, Peer
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ _BATCH = 16  # frames of one member before the others' turn
 OnConnect = Callable[[Peer, Channel], None]
 
 
-class Broker:
+class Broker(WireServer[Member]):
     """Serves the processes of one realm until it is closed."""
 
     def __init__(self, directory: str, on_connect: OnConnect | None = None, *, slots: int = DEFAULT_SLOTS) -> None:
@@ -57,6 +57,7 @@ class Broker:
         """
         import zmq
 
+        super().__init__()
         self.directory = os.path.abspath(directory)
         self.on_connect = on_connect
         self.objects: weakref.WeakValueDictionary[int, KernelObject] = weakref.WeakValueDictionary()  # that processes know, by koid
@@ -68,15 +69,9 @@ class Broker:
         self._listener = self._listen()
         self._context = zmq.Context(io_threads=1)
         self._members: dict[int, Member] = {}  # by number
-        self._by_fd: dict[int, Member] = {}
         self._hung_up: dict[Member, float] = {}  # and until when zmq's word is awaited
-        self._attention: deque[Member] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
-        self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
-        self._closing = self.ended = False
-        self.leader = 0
+        self._closing = False
         self._lock = threading.Lock()  # of the numbers
         self._service = Service(self, "broker")
 
@@ -140,7 +135,7 @@ class Broker:
                 _refuse(beside, "the runner has too many connections")
                 raise ZxStatus(Status.NO_RESOURCES, f"{MAX_MEMBERS} processes")
             try:
-                wire = Wire(self._context, self._endpoints.endpoint(name), bind=True, beside=beside, on_attention=lambda: self._call(member))
+                wire = Wire(self._context, self._endpoints.endpoint(name), bind=True, beside=beside, on_attention=lambda: self.look_at(member))
             except zmq.ZMQError as error:
                 _refuse(beside, str(error))
                 raise ZxStatus(Status.NO_RESOURCES, str(error)) from error
@@ -153,19 +148,8 @@ class Broker:
         with contextlib.suppress(OSError):  # it is gone already: its end is noticed as any other
             send_packet(beside, json.dumps(hello._asdict()).encode(), [self.arena.fd])
         member.endpoint = self._endpoints.socket_path(name)
-        self._call(member)
+        self.look_at(member)
         return root
-
-    def _call(self, member: Member) -> None:
-        """Have the thread look at ``member``; from any thread."""
-        self._attention.append(member)
-        if threading.get_ident() != self.leader:
-            self.interrupt()
-
-    def interrupt(self) -> None:
-        """Have :meth:`serve` return soon; from any thread."""
-        with contextlib.suppress(OSError):  # it may be closed by now
-            os.eventfd_write(self._wake, 1)
 
     # -- whoever serves ----------------------------------------------------------------------------------------------------------
 
@@ -174,29 +158,16 @@ class Broker:
         if self._hung_up:
             due_in = max(0.0, min(self._hung_up.values()) - time.monotonic())
             timeout = due_in if timeout < 0 else min(timeout, due_in)
-        if self._attention:
-            timeout = 0
-        due: dict[Member, None] = {}
-        for fd, events in self._epoll.poll(timeout):
-            member = self._by_fd.get(fd)
-            if fd == self._wake:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-            elif fd == self._listener.fileno():
-                self._accept()
-            elif member is not None:
-                due[member] = None
-                if events & select.EPOLLRDHUP:
-                    self._hung_up.setdefault(member, time.monotonic() + HANGUP_SECONDS)
-                else:
-                    member.wire.notice(fd)
-        while self._attention:
-            due[self._attention.popleft()] = None
+        due = self.await_due(timeout)
         if self._hung_up:
             due.update(dict.fromkeys(self._hung_up))
         for member in due:
             if not member.ended:
                 self._serve(member)
+
+    def on_readable(self, fd: int) -> None:
+        """Somebody wants to connect."""
+        self._accept()
 
     def _serve(self, member: Member) -> None:
         wire = member.wire
@@ -213,33 +184,18 @@ class Broker:
             self._remove(member)
             return
         member.flush()
+        if wire.hung_up:
+            self._hung_up.setdefault(member, time.monotonic() + HANGUP_SECONDS)
         if member.said_goodbye or wire.ended or time.monotonic() >= self._hung_up.get(member, math.inf):
             self._remove(member)
             return
         if not wire.drained:
             self._attention.append(member)
-        if not member.polled or wire.wants_room != member.polled_for_room or member in self._hung_up:
-            self._poll_for(member)
-
-    def _poll_for(self, member: Member) -> None:
-        member.polled_for_room = member.wire.wants_room
-        events = member.wire.poll_events()
-        if member in self._hung_up and member.wire.beside is not None:
-            events.pop(member.wire.beside.fileno(), None)  # it would ring for ever
-        if events != member.polled:
-            for fd in member.polled:
-                self._epoll.unregister(fd)
-                del self._by_fd[fd]
-            for fd, mask in events.items():
-                self._epoll.register(fd, mask)
-                self._by_fd[fd] = member
-            member.polled = events
+        if not member.polled or wire.wants_other_events:
+            self.poll_for(member)
 
     def _remove(self, member: Member) -> None:
-        for fd in member.polled:
-            self._epoll.unregister(fd)
-            del self._by_fd[fd]
-        member.polled = {}
+        self.poll_no_more(member)
         self._hung_up.pop(member, None)
         member.end()
         with contextlib.suppress(OSError):
@@ -265,8 +221,7 @@ class Broker:
         for member in list(self._members.values()):
             self._remove(member)
         self._context.term()
-        self._epoll.close()
-        os.close(self._wake)
+        self.close_poll()
         self.arena.close()
         self._endpoints.close()
 

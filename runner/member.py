@@ -182,8 +182,7 @@ class Member:
         self.ended = False
         self.said_goodbye = False
         self.endpoint = ""  # the path of its zmq endpoint
-        self.polled: dict[int, int] = {}  # what the broker polls for it
-        self.polled_for_room = False
+        self.polled: dict[int, int] = {}
         self._next_number = ROOT
         self._flush_due = False
         self._stock = 0
