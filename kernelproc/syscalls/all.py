@@ -20,6 +20,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     memory,
     memory_lock,
     mount,
+    mount_api,
     mqueue,
     name,
     open,

@@ -95,6 +95,12 @@ def _mount_flags(flags: int) -> int:
     return kept if flags & (MS_NOATIME | MS_STRICTATIME) else kept | MS_RELATIME
 
 
+def set_propagation(changed: Mount, kind: int) -> None:
+    """MS_SHARED and its like. Nothing is ever shared, so that private, slave and unbindable mounts are what they already were."""
+    if kind & (MS_SHARED | MS_UNBINDABLE):
+        track_stub("mount propagation", kind)
+
+
 @syscall()
 def mount(task: Task, source: UserAddress, target: UserAddress, kind: UserAddress, flags: ULong, data: UserAddress) -> int:
     """man 2 mount."""
@@ -116,9 +122,9 @@ def mount(task: Task, source: UserAddress, target: UserAddress, kind: UserAddres
     elif flags & PROPAGATION:
         if bin(flags & PROPAGATION).count("1") != 1 or flags & ~(PROPAGATION | MS_REC):
             raise Errno(EINVAL)
-        _mount_root(task, place)
-        if flags & (MS_SHARED | MS_SLAVE):
-            track_stub("mount propagation", flags)
+        changed = _mount_root(task, place)
+        for each in namespace.subtree(changed) if flags & MS_REC else [changed]:
+            set_propagation(each, flags & PROPAGATION)
     elif flags & MS_MOVE:
         moved = lookup(task, AT_FDCWD, source_name)
         if place.is_below(moved):

@@ -86,11 +86,20 @@ class Namespace:
     """A tree of mounts. ``mounts`` are in the order in which they were made, as /proc/mounts lists them."""
 
     def __init__(self, fs: FileSystem, flags: int | None = None) -> None:
+        self._begin([Mount(fs, fs.root_entry) if flags is None else Mount(fs, fs.root_entry, flags)])
+
+    def _begin(self, mounts: list[Mount]) -> None:
         self.id = next(_namespace_ids)
-        root = Mount(fs, fs.root_entry) if flags is None else Mount(fs, fs.root_entry, flags)
-        self.mounts: list[Mount] = [root]
-        fs.mount_count += 1
+        self.mounts = mounts
         self.event = 0  # grows with each change: poll of /proc/self/mounts
+        mounts[0].fs.mount_count += 1
+
+    @classmethod
+    def of_tree(cls, mounts: list[Mount]) -> Namespace:
+        """A namespace of ``mounts``, the first of which is the root. Nobody lives in those of open_tree and fsmount, and move_mount empties them."""
+        new = cls.__new__(cls)
+        new._begin(mounts)
+        return new
 
     @property
     def root(self) -> NamespaceNode:
@@ -134,18 +143,33 @@ class Namespace:
 
     def bind(self, source: NamespaceNode, place: NamespaceNode, recursive: bool = False) -> Mount:
         """Show the tree at ``source`` at ``place`` too; with ``recursive`` also what is mounted below it."""
-        clone = Mount(source.mount.fs, source.entry, source.mount.flags, source.mount.source)
-        copies = [(clone, source.mount)]
-        if recursive:
-            copies += self._copy_below(source, clone)
-        self.add(clone, place)
-        for copy, _ in copies[1:]:
-            self.mounts.append(copy)
-        return clone
+        copies = self.clone_tree(source, recursive)
+        self.add(copies[0], place)
+        self.mounts += copies[1:]
+        return copies[0]
 
-    def _copy_below(self, source: NamespaceNode, clone: Mount) -> list[tuple[Mount, Mount]]:
+    def adopt(self, tree: Namespace, place: NamespaceNode) -> None:
+        """Attach the whole of a tree that hung nowhere (:meth:`of_tree`) at ``place``."""
+        mounts, tree.mounts = tree.mounts, []
+        mounts[0].fs.mount_count -= 1
+        self.add(mounts[0], place)
+        self.mounts += mounts[1:]
+
+    def dissolve(self) -> None:
+        """Nobody holds a tree any more that hangs nowhere; what is still open in it stays so, as after MNT_DETACH."""
+        mounts, self.mounts = self.mounts, []
+        for mount in reversed(mounts[1:]):
+            mount.detach()
+        if mounts:
+            mounts[0].fs.mount_count -= 1
+
+    def clone_tree(self, source: NamespaceNode, recursive: bool) -> list[Mount]:
+        """A mount that shows what is at ``source``, attached nowhere, and with ``recursive`` copies of what is mounted below it, attached to it."""
+        clone = Mount(source.mount.fs, source.entry, source.mount.flags, source.mount.source)
         mapping = {source.mount: clone}
-        copies = []
+        copies = [clone]
+        if not recursive:
+            return copies
         for mount in self.subtree(source.mount)[1:]:
             parent = mount.parent
             if parent not in mapping or (parent is source.mount and not mount.mountpoint.is_below(source.entry)):
@@ -153,7 +177,7 @@ class Namespace:
             copy = Mount(mount.fs, mount.root, mount.flags, mount.source)
             copy.attach(mapping[parent], mount.mountpoint)
             mapping[mount] = copy
-            copies.append((copy, mount))
+            copies.append(copy)
         return copies
 
     def unmount(self, mount: Mount, *, detach: bool = False) -> None:
@@ -195,9 +219,6 @@ class Namespace:
 
     def copy(self) -> tuple[Namespace, dict[Mount, Mount]]:
         """A namespace with the same mounts (CLONE_NEWNS), and which mount became which."""
-        new = Namespace.__new__(Namespace)
-        new.id = next(_namespace_ids)
-        new.event = 0
         mapping: dict[Mount, Mount] = {}
         for mount in self.mounts:
             mapping[mount] = copy = Mount(mount.fs, mount.root, mount.flags, mount.source)
@@ -205,9 +226,7 @@ class Namespace:
         for mount, copy in mapping.items():
             if mount.parent is not None:
                 copy.attach(mapping[mount.parent], mount.mountpoint)
-        new.mounts = list(mapping.values())
-        new.mounts[0].fs.mount_count += 1
-        return new, mapping
+        return Namespace.of_tree(list(mapping.values())), mapping
 
 
 def anonymous_name(node: FsNode, label: bytes) -> NamespaceNode:
