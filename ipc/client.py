@@ -16,7 +16,7 @@ from polynix.ipc.bindings import FidlProtocol, Method, MethodKind, ProtocolInfo,
 from polynix.ipc.channel import Channel
 from polynix.ipc.fidl.coding import close_handles
 from polynix.ipc.fidl.errors import DecodeError
-from polynix.ipc.fidl.message import EPITAPH_ORDINAL, KERNEL_TXID_BIT, MessageHeader, decode_body, decode_epitaph
+from polynix.ipc.fidl.message import EPITAPH_ORDINAL, KERNEL_TXID_BIT, MessageHeader, decode_body, decode_epitaph, decode_header
 from polynix.ipc.handle import INFINITE
 from polynix.ipc.status import Status, ZxStatus
 
@@ -85,11 +85,7 @@ class PendingCalls:
 
     def receive(self, data: bytes, handles: list[Any]) -> tuple[Method, Any] | None:
         """A message came: a reply finishes its call; an event is returned. Errors: DecodeError, ZxStatus of an epitaph; the channel must be closed then."""
-        try:
-            header = MessageHeader.decode(data)
-        except DecodeError:
-            close_handles(handles)
-            raise
+        header = decode_header(data, handles)
         if header.txid == 0:
             return _decode_event(self.info, header, data, handles)
         method, finish = self._waiting.pop(header.txid, (None, None))
@@ -207,11 +203,7 @@ class BlockingClient(Generic[P]):
     def _wait_for_reply(self, method: Method, deadline_ns: int) -> Any:
         while True:
             data, handles = self.channel.read_blocking(deadline_ns)
-            try:
-                header = MessageHeader.decode(data)
-            except DecodeError:
-                close_handles(handles)
-                raise
+            header = decode_header(data, handles)
             if header.txid == 0:
                 event = _decode_event(self.info, header, data, handles)
                 if event is not None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from polynix.ipc.bindings import FidlProtocol, Method, MethodError, MethodKind, allows_unknown, encode_unknown_method, method_of
 from polynix.ipc.channel import Channel
-from polynix.ipc.fidl.coding import close_handles
+from polynix.ipc.fidl.coding import close_handles, closing_if_malformed
 from polynix.ipc.fidl.errors import DecodeError, FidlError
 from polynix.ipc.fidl.message import EPITAPH_ORDINAL, MessageHeader, decode_body, encode_epitaph
 from polynix.ipc.status import Status, ZxStatus
@@ -43,12 +43,9 @@ class RequestDecoder:
 
     def decode(self, data: bytes, handles: list[Any]) -> Request:
         """Errors: DecodeError, and the channel must be closed; the handles are."""
-        try:
+        with closing_if_malformed(handles):
             header = MessageHeader.decode(data)
             method = self._method(header)
-        except DecodeError:
-            close_handles(handles)
-            raise
         if method is None:
             close_handles(handles)
             return Request(header, None)

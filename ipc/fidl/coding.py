@@ -8,7 +8,8 @@ layout and call the walker for everything outside it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from struct import Struct
 from struct import error as StructError
 from typing import Any, ClassVar
@@ -146,6 +147,16 @@ def close_handles(handles: Sequence[Any]) -> None:
             close()
 
 
+@contextmanager
+def closing_if_malformed(handles: Sequence[Any]) -> Iterator[None]:
+    """Who hears of a :class:`DecodeError` has no handles left to care for."""
+    try:
+        yield
+    except DecodeError:
+        close_handles(handles)
+        raise
+
+
 def encode(kind: FidlType, value: Any) -> tuple[bytes, list[Any]]:
     """The bytes and handles of ``value``. Errors: :class:`EncodeError`; the handles stay the caller's then."""
     encoder = Encoder()
@@ -161,13 +172,10 @@ def decode(kind: FidlType, data: bytes, handles: Sequence[Any] = ()) -> Any:
     closed then.
     """
     decoder = Decoder(data, handles)
-    try:
+    with closing_if_malformed(decoder.handles):
         value = kind.decode(decoder, decoder.claim(kind.size))
         if decoder.next_object != decoder.end:
             raise DecodeError(f"{decoder.end - decoder.next_object} bytes left over")
         if decoder.next_handle != len(handles):
             raise DecodeError(f"{len(handles) - decoder.next_handle} handles left over")
-    except DecodeError:
-        close_handles(decoder.handles)
-        raise
     return value

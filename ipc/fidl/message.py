@@ -10,7 +10,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
 
-from polynix.ipc.fidl.coding import FidlType, close_handles, decode, encode
+from polynix.ipc.fidl.coding import FidlType, closing_if_malformed, decode, encode
 from polynix.ipc.fidl.containers import TypeSource, type_of
 from polynix.ipc.fidl.errors import DecodeError
 from polynix.ipc.fidl.primitives import INT32, EnumType
@@ -67,13 +67,19 @@ def encode_message(header: MessageHeader, kind: FidlType | None, value: Any = No
     return header.encode() + body, handles
 
 
+def decode_header(data: bytes, handles: list[Any]) -> MessageHeader:
+    """The header of a message that came with ``handles``. Errors: :class:`DecodeError`, and all handles are closed."""
+    with closing_if_malformed(handles):
+        return MessageHeader.decode(data)
+
+
 def decode_body(kind: FidlType | None, data: bytes, handles: list[Any]) -> Any:
     """The body of a message whose header was read. Errors: :class:`DecodeError`, and all handles are closed."""
     if kind is not None:
         return decode(kind, bytes(data[HEADER.size :]), handles)
-    if len(data) != HEADER.size or handles:
-        close_handles(handles)
-        raise DecodeError("a body where none was expected")
+    with closing_if_malformed(handles):
+        if len(data) != HEADER.size or handles:
+            raise DecodeError("a body where none was expected")
     return None
 
 
@@ -120,9 +126,9 @@ def encode_epitaph(status: int) -> bytes:
 
 
 def decode_epitaph(header: MessageHeader, data: bytes, handles: list[Any]) -> int:
-    """The status of an epitaph. Errors: :class:`DecodeError`."""
-    if header.txid:
-        close_handles(handles)
-        raise DecodeError("epitaph with a txid")
+    """The status of an epitaph. Errors: :class:`DecodeError`, and all handles are closed."""
+    with closing_if_malformed(handles):
+        if header.txid:
+            raise DecodeError("epitaph with a txid")
     epitaph: Epitaph = decode_body(type_of(Epitaph), data, handles)
     return epitaph.status
