@@ -44,7 +44,7 @@ async def run_on_console(
         master.locked = False
         master.terminal.set_window(*window)
         place = peer_place(kernel, master.index)
-        terminal = FileObject(open_slave(kernel, master.terminal, task, O_RDWR | O_NOCTTY), place.node, O_RDWR, place)
+        terminal = FileObject(open_slave(master.terminal, task, O_RDWR | O_NOCTTY), place.node, O_RDWR, place)
         limits = ResourceLimits()
         files = FdTable(limits)
         for fd in range(3):

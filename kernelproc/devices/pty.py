@@ -247,7 +247,7 @@ class PtyMaster(FileOps):
         from polynix.kernelproc.fs.devpts import peer_place
 
         place = peer_place(self.kernel, self.index)
-        ops = open_slave(self.kernel, self.terminal, task, flags | O_NOCTTY, check_lock=False)
+        ops = open_slave(self.terminal, task, flags | O_NOCTTY, check_lock=False)
         file = FileObject(ops, place.node, flags & (O_ACCMODE | O_NONBLOCK), place)
         return task.files.install(file, bool(flags & O_CLOEXEC))
 
@@ -301,7 +301,7 @@ def open_master(kernel: Kernel, task: Task) -> PtyMaster:
     return master
 
 
-def open_slave(kernel: Kernel, terminal: Terminal, task: Task, flags: int, *, check_lock: bool = True) -> TerminalFile:
+def open_slave(terminal: Terminal, task: Task, flags: int, *, check_lock: bool = True) -> TerminalFile:
     """Open /dev/pts/N. Errors: EIO while it is locked or after its master is gone."""
     driver = terminal.driver
     if not isinstance(driver, _MasterDriver):
@@ -326,7 +326,7 @@ def register(kernel: Kernel) -> None:
             terminal = kernel.expando.get(PtyTable).terminals.get(base + minor(dev))
             if terminal is None:
                 raise Errno(EIO)
-            return open_slave(kernel, terminal, task, flags)
+            return open_slave(terminal, task, flags)
 
         return open_index
 
@@ -334,7 +334,7 @@ def register(kernel: Kernel) -> None:
         terminal = task.group.process_group.session.terminal
         if terminal is None:
             raise Errno(ENXIO)
-        return open_slave(kernel, terminal, task, flags | O_NOCTTY, check_lock=False)
+        return open_slave(terminal, task, flags | O_NOCTTY, check_lock=False)
 
     kernel.devices.register(PTMX_MAJOR, PTMX_MINOR, open_ptmx, name=b"ptmx", mode=0o666)
     kernel.devices.register(PTMX_MAJOR, TTY_MINOR, open_controlling, name=b"tty", mode=0o666)

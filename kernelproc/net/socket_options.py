@@ -99,7 +99,7 @@ _SWITCHES = {
 _NUMBERS = {SO_PRIORITY, SO_MARK, SO_BUSY_POLL}
 
 
-def get_option(task: Task, socket: Socket, level: int, name: int, room: int) -> bytes:
+def get_option(socket: Socket, level: int, name: int, room: int) -> bytes:
     """The option's value, at most ``room`` bytes. Errors: EOPNOTSUPP (level), ENOPROTOOPT."""
     if level != SOL_SOCKET:
         return socket.get_option(level, name, room)

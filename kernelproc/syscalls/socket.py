@@ -244,7 +244,7 @@ def getsockopt(task: Task, fd: FdNumber, level: Int, name: Int, value: UserAddre
     room = task.user.load_i32(length)
     if room < 0:
         return -EINVAL
-    data = get_option(task, target, level, name, room)
+    data = get_option(target, level, name, room)
     task.copy_out(value, data)
     task.user.store_i32(length, len(data))
     return 0

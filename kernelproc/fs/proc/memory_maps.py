@@ -51,7 +51,7 @@ def resident(vma: Vma) -> int:
     return sum(end - start for start, end in vma.object.data_ranges(vma.offset, vma.length))
 
 
-def _measure(task: Task, vma: Vma) -> dict[str, int]:
+def _measure(vma: Vma) -> dict[str, int]:
     rss = resident(vma) // 1024
     private = rss if vma.private and vma.kind is not VmaKind.FILE else 0
     return {
@@ -76,7 +76,7 @@ def smaps(task: Task) -> bytes:
     parts = []
     for vma in list(task.mm.vmas):
         parts.append(_line(task, vma) + b"\n")
-        parts += [f"{name + ':':<16}{value:>8} kB\n".encode() for name, value in _measure(task, vma).items()]
+        parts += [f"{name + ':':<16}{value:>8} kB\n".encode() for name, value in _measure(vma).items()]
         flags = [
             flag for flag, holds in (("rd", vma.prot & 1), ("wr", vma.prot & 2), ("ex", vma.prot & 4), ("sh", not vma.private), ("gd", vma.grows_down)) if holds
         ]
@@ -91,7 +91,7 @@ def smaps_rollup(task: Task) -> bytes:
         return b""
     total: dict[str, int] = {}
     for vma in vmas:
-        for name, value in _measure(task, vma).items():
+        for name, value in _measure(vma).items():
             total[name] = total.get(name, 0) + value
     for name in ("Size", "KernelPageSize", "MMUPageSize"):
         del total[name]
