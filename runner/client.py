@@ -41,7 +41,7 @@ from polynix.ipc.protocols.containers import (
 from polynix.ipc.protocols.programs import Data, ProgramArguments, ProgramsSpawnRequest, window_size
 from polynix.ipc.session import Session
 from polynix.runner import parameters
-from polynix.runner.errors import ContainerError
+from polynix.runner.errors import ContainerError, NoSuchContainer
 from polynix.runner.log_records import LastLines, Record, parse_records
 from polynix.runner.runtime_directory import service_path
 
@@ -99,7 +99,8 @@ class Runner:
     def _error(self, about: str, error: Exception) -> ContainerError:
         """What to tell people."""
         if isinstance(error, MethodError) and error.error in _TEXTS:
-            return ContainerError(_TEXTS[ContainersError(error.error)].format(about))
+            kind = NoSuchContainer if error.error == ContainersError.NO_SUCH_CONTAINER else ContainerError
+            return kind(_TEXTS[ContainersError(error.error)].format(about))
         return ContainerError(f"the runner does not answer: {error}")
 
     # -- containers --------------------------------------------------------------------------------------------------------------

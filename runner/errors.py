@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class ContainerError(Exception):
     """polynix itself failed: the container could not be started, or its kernel died. The text is one line for people."""
+
+
+class NoSuchContainer(ContainerError):
+    """A runner knows none of that name."""

@@ -126,75 +126,67 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
     @RUNNER_OPTION
     @click.option("--signal", "-s", "signal", metavar="SIGNAL", default="KILL", show_default=True, help="A name or a number.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
-    def kill(directory: str | None, signal: str, names: tuple[str, ...]) -> None:
+    def kill(directory: str | None, signal: str, names: tuple[str, ...]) -> int:
         """Send a signal to containers. The signal goes to the program that the container was started with."""
         from polynix.tools import containers
 
-        with one_line_errors(), containers.connect(directory) as connection:
-            for name in names:
-                connection.kill(name, containers.signal_number(signal))
-                click.echo(name)
+        with one_line_errors():
+            number = containers.signal_number(signal)
+            return containers.for_each(directory, names, lambda runner, name: runner.kill(name, number))
 
     @cli.command("stop")
     @RUNNER_OPTION
     @click.option("--time", "-t", "seconds", metavar="SECONDS", type=FiniteRange(min=0), default=10.0, show_default=True, help="Time before SIGKILL.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
-    def stop(directory: str | None, seconds: float, names: tuple[str, ...]) -> None:
+    def stop(directory: str | None, seconds: float, names: tuple[str, ...]) -> int:
         """Stop containers: SIGTERM, then SIGKILL. Returns when they have ended."""
         from polynix.tools import containers
 
-        with one_line_errors(), containers.connect(directory) as connection:
-            for name in names:
-                connection.stop(name, seconds)
-                click.echo(name)
+        with one_line_errors():
+            return containers.for_each(directory, names, lambda runner, name: runner.stop(name, seconds))
 
     @cli.command("wait")
     @RUNNER_OPTION
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
-    def wait(directory: str | None, names: tuple[str, ...]) -> None:
+    def wait(directory: str | None, names: tuple[str, ...]) -> int:
         """Wait until containers end, and print their exit statuses. 128+n stands for signal n, as in a shell."""
         from polynix.tools import containers
 
-        with one_line_errors(), containers.connect(directory) as connection:
-            for name in names:
-                click.echo(str(connection.wait(name)))
+        with one_line_errors():
+            return containers.for_each(directory, names, lambda runner, name: str(runner.wait(name)))
 
     @cli.command("rm")
     @RUNNER_OPTION
-    @click.option("--force", "-f", is_flag=True, help="Kill those that run.")
+    @click.option("--force", "-f", is_flag=True, help="Kill those that run; that there is none is no error.")
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
-    def remove(directory: str | None, force: bool, names: tuple[str, ...]) -> None:
+    def remove(directory: str | None, force: bool, names: tuple[str, ...]) -> int:
         """Forget containers that have ended. Their logs are removed, too."""
+        from polynix.runner.errors import NoSuchContainer
         from polynix.tools import containers
 
-        with one_line_errors(), containers.connect(directory) as connection:
-            for name in names:
-                connection.remove(name, force=force)
-                click.echo(name)
+        with one_line_errors():
+            forgiven = (NoSuchContainer,) if force else ()
+            return containers.for_each(directory, names, lambda runner, name: runner.remove(name, force=force), forgiven=forgiven)
 
     @cli.command("inspect")
     @RUNNER_OPTION
     @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
-    def inspect(directory: str | None, names: tuple[str, ...]) -> None:
-        """Print what is known of containers, as JSON. A list with one object for each."""
-        import json
-
+    def inspect(directory: str | None, names: tuple[str, ...]) -> int:
+        """Print what is known of containers, as JSON. A list with one object for each that there is."""
         from polynix.tools import containers
 
-        with one_line_errors(), containers.connect(directory) as connection:
-            click.echo(json.dumps([connection.inspect(name) for name in names], indent=2))
+        with one_line_errors():
+            return containers.inspect(directory, names)
 
     def sleep_command(name: str, summary: str, text: str) -> None:
         @cli.command(name, help=f"{summary} {text}")
         @RUNNER_OPTION
         @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True)
-        def command(directory: str | None, names: tuple[str, ...]) -> None:
+        def command(directory: str | None, names: tuple[str, ...]) -> int:
             from polynix.tools import containers
 
-            with one_line_errors(), containers.connect(directory) as connection:
-                for container in names:
-                    getattr(connection, name)(container)
-                    click.echo(container)
+            with one_line_errors():
+                return containers.for_each(directory, names, lambda runner, container: getattr(runner, name)(container))
 
     sleep_command(
         "suspend", "Hold all processes of containers.", "They use no CPU, and CLOCK_MONOTONIC stands still, until they are resumed or a message wakes them."

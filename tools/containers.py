@@ -5,9 +5,11 @@ Each function is one command; it returns the exit status. Errors: ContainerError
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polynix.runner.errors import ContainerError
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from polynix.ipc.protocols.containers import ContainerStatus
     from polynix.runner.client import Runner
 
-ENOENT = 2
+EXIT_ERROR = 125
 
 
 def error_text(error: Exception) -> str:
@@ -143,6 +145,39 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit} ago"
     return f"{int(seconds)}s ago"
+
+
+def for_each(
+    directory: str | None, names: Sequence[str], do: Callable[[Runner, str], str | None], *, forgiven: tuple[type[ContainerError], ...] = ()
+) -> int:
+    """Do something with each container, and print what ``do`` returns, its name for None. One that fails keeps no other from its turn; the exit status
+    tells of it, unless the error is one of ``forgiven``.
+    """
+    status = 0
+    with connect(directory) as runner:
+        for name in names:
+            try:
+                text = do(runner, name)
+            except ContainerError as error:
+                print(f"polynix: {error}", file=sys.stderr)
+                status = status if isinstance(error, forgiven) else EXIT_ERROR
+                continue
+            if text is None or text:
+                print(name if text is None else text, flush=True)
+    return status
+
+
+def inspect(directory: str | None, names: Sequence[str]) -> int:
+    """Print what is known of containers, as a list."""
+    found: list[dict[str, Any]] = []
+
+    def look(runner: Runner, name: str) -> str:
+        found.append(runner.inspect(name))
+        return ""
+
+    status = for_each(directory, names, look)
+    print(json.dumps(found, indent=2))
+    return status
 
 
 def signal_number(text: str) -> int:

@@ -111,6 +111,22 @@ def test_names_are_unique(service: Service) -> None:
     service.run("rm", "-f", "one")
 
 
+def test_one_that_is_missing_keeps_no_other_from_its_turn(service: Service) -> None:
+    for name in ("several-1", "several-2"):
+        service.start(name, "sleep", "1000")
+    names = ("several-1", "several-none", "several-2")
+    missing = "polynix: no such container: several-none\n"
+    done = service.run("inspect", *names)
+    assert [known["name"] for known in json.loads(done.stdout)] == ["several-1", "several-2"]
+    assert (done.returncode, done.stderr) == (125, missing)
+    for command, text in ((("kill", "-s", "TERM"), "several-1\nseveral-2\n"), (("wait",), "143\n143\n"), (("rm",), "several-1\nseveral-2\n")):
+        done = service.run(*command, *names)
+        assert (done.returncode, done.stdout, done.stderr) == (125, text, missing), command
+    service.start("several-3", "sleep", "1000")
+    done = service.run("rm", "-f", "several-none", "several-3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "several-3\n", missing)
+
+
 def test_exec_has_the_caller_streams_or_a_terminal(service: Service) -> None:
     service.start("streams", "sleep", "1000")
     assert service.run("exec", "streams", "cat", stdin=subprocess.DEVNULL).stdout == ""
