@@ -167,11 +167,14 @@ class Runner:
 
     def attach(self, name: str, **defaults: Any) -> Container:
         """A running container in which programs may be started; leaving it leaves the container alone. ``defaults`` are ``env``, ``workdir`` and ``user``
-        of :class:`Container`. Errors: ContainerError.
+        of :class:`Container`; those of the container's own program where they aren't given. Errors: ContainerError.
         """
         from polynix.runner.connection import ContainerConnection
         from polynix.runner.container import Container
 
+        program = self.inspect(name)["program"]
+        environment = dict(variable.partition("=")[::2] for variable in program["env"])
+        defaults = {"env": environment, "user": tuple(program["user"]), **{key: value for key, value in defaults.items() if value is not None}}
         session = Session.connect(self.directory, threaded=False)  # who waits for a program polls
         ours, theirs = Channel.create()
         directory = PolledClient(Directory, session.root)
@@ -194,7 +197,7 @@ class Runner:
             ours.close()
             session.close()
             raise self._error(name, outcome[0])
-        return Container.attached(ContainerConnection(session, ours), **defaults)
+        return Container.attached(ContainerConnection(session, ours), os.fsencode(program["directory"]), **defaults)
 
     def inspect(self, name: str) -> dict[str, Any]:
         """All that is known of it."""

@@ -80,6 +80,7 @@ class Container(Scriptable):
             builtin_init=init,
         )
         self.workdir = workdir
+        self.usual_directory: bytes | None = None  # without a workdir, where it exists inside; None: the caller's
         self.environment = dict(os.environ if env is None else env)
         self.user = parameters.parse_user(user) if isinstance(user, str) else user
         self.processes: dict[int, Process] = {}
@@ -90,10 +91,11 @@ class Container(Scriptable):
         super().__init__(hooks)
 
     @classmethod
-    def attached(cls, connection: ContainerConnection, **parameters: Any) -> Container:
+    def attached(cls, connection: ContainerConnection, directory: bytes, **parameters: Any) -> Container:
         """A container that somebody else has started, and that goes on when this one is closed; see ``Runner.attach``."""
         container = cls(**parameters)
         container.connection = connection
+        container.usual_directory = directory
         return container
 
     def start(self) -> Container:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from polynix.ipc.async_client import Client
 from polynix.ipc.async_server import Server
 from polynix.ipc.bindings import MethodError
-from polynix.ipc.fidl import close_handles
+from polynix.ipc.fidl import DecodeError, close_handles
 from polynix.ipc.host_file import HostFile
 from polynix.ipc.objects import Channel, Event, ZxStatus
 from polynix.ipc.protocols.component import (
@@ -54,9 +54,11 @@ from polynix.ipc.protocols.containers import (
 from polynix.ipc.protocols.programs import (
     Data,
     Program,
+    ProgramArguments,
     ProgramOnExitedPayload,
     Programs,
     ProgramSignalRequest,
+    ProgramsSpawnRequest,
     SpawnFailure,
     window_size,
 )
@@ -92,6 +94,7 @@ class NamedContainer:
         self.exit_status: int | None = None
         self.message: str | None = None
         self.options: dict[str, Any] = {}
+        self.program_options: dict[str, Any] = {}  # environment, directory and user that others are started with, too
         self.instance: ContainerInstance | None = None
         self.outgoing: Client[Directory] | None = None
         self.program: Client[Program] | None = None
@@ -143,6 +146,7 @@ class NamedContainer:
             "terminal": self.streams.terminal,
             "log": {"path": self.log.path, "lost_bytes": self.log.lost},
             "options": self.options,
+            "program": self.program_options,
         }
 
     async def signal(self, number: int) -> None:
@@ -191,27 +195,32 @@ class ContainerRegistry(Containers):
             raise MethodError(ContainersError.INVALID_NAME)
         if any(name in (other.name, other.id) for other in self.containers.values()):
             raise MethodError(ContainersError.NAME_IN_USE)
+        spawn = request.program or ProgramsSpawnRequest()
+        try:
+            program_options = take_program_options(spawn)
+        except (DecodeError, ZxStatus) as error:
+            return ContainersStartResponse(failure=SpawnFailure(0, f"a program that makes no sense: {error}", b""))
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             log = ContainerLog(os.path.join(self.directory, identity))
         except OSError as error:
             return ContainersStartResponse(failure=SpawnFailure(0, f"cannot make a log: {error.strerror}", b""))
-        terminal = request.program is not None and bool(request.program.terminal)
         try:
-            streams = ContainerStreams(log, interactive=bool(request.interactive), terminal=terminal)
+            streams = ContainerStreams(log, interactive=bool(request.interactive), terminal=bool(spawn.terminal))
         except OSError as error:
             log.close()
             return ContainersStartResponse(failure=SpawnFailure(0, f"cannot make its streams: {error.strerror}", b""))
         container = self.containers[identity] = NamedContainer(identity, name, request.command or "", log, streams)
         container.options = json.loads(request.options or "{}")
-        failure = await self._start(container, request)
+        container.program_options = program_options
+        failure = await self._start(container, request, spawn)
         if failure is not None:
             await container.ended.wait()
             self._forget(container)
             return ContainersStartResponse(failure=failure)
         return ContainersStartResponse(id=identity)
 
-    async def _start(self, container: NamedContainer, request: ContainersStartRequest) -> SpawnFailure | None:
+    async def _start(self, container: NamedContainer, request: ContainersStartRequest, spawn: ProgramsSpawnRequest) -> SpawnFailure | None:
         """Errors: none; what went wrong is returned, and the container ends."""
         controller, controller_end = Channel.create()
         outgoing, outgoing_end = Channel.create()
@@ -236,11 +245,6 @@ class ContainerRegistry(Containers):
         )
         self.runner.start_container(info, controller_end, started)
         self.runner.keep(self._watch(container, component, listener))
-        spawn = request.program
-        if spawn is None:
-            close_handles(files)
-            component.close()
-            return SpawnFailure(22, os.strerror(22), b"")
         spawn.descriptors = [HandleInfo(file, descriptor_id(fd)) for fd, file in enumerate(files)]
         spawn.attached = spawn.terminal
         spawn.program = program_end
@@ -435,6 +439,17 @@ class _ControllerListener(ComponentController):
 
     async def on_stop(self, payload: ComponentStopInfo) -> None:
         self.info = payload
+
+
+def take_program_options(request: ProgramsSpawnRequest) -> dict[str, Any]:
+    """How a program is started, in plain types. Errors: DecodeError, ZxStatus."""
+    arguments = ProgramArguments.unpack(request.arguments or Data())
+    request.arguments = arguments.pack()  # they can be read once
+    return {
+        "env": [os.fsdecode(variable) for variable in arguments.env],
+        "directory": os.fsdecode(request.directory or b"/"),
+        "user": [request.uid or 0, request.gid or 0],
+    }
 
 
 def exit_status_of(wait_status: int) -> int:

@@ -76,7 +76,7 @@ class Process:
                 argv=[encode_argument(argument) for argument in self.args],
                 env=[os.fsencode(variable) for variable in parameters.environment_list(container.environment if env is None else env)],
                 descriptors=descriptors,
-                directory=os.fsencode(directory) if directory is not None else _current_directory(),
+                directory=os.fsencode(directory) if directory is not None else container.usual_directory or _current_directory(),
                 directory_required=directory is not None,
                 user=(uid, gid),
                 terminal=terminal,

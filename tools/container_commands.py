@@ -95,15 +95,18 @@ def register(cli: click.Group, container_options: Callable[[Callable[..., Any]],
 
     @cli.command("exec", context_settings=VERBATIM, short_help="Run a program in a running container.")
     @RUNNER_OPTION
+    @click.option("--detach", "-d", is_flag=True, help="Don't wait for it; it has no standard streams.")
     @click.option("--interactive", "-i", is_flag=True, help="Give it the caller's standard input.")
     @click.option("--tty", "-t", is_flag=True, help="Give it a terminal inside, connected to the caller's.")
     @click.option("--env", "-e", "environment", metavar="K=V", multiple=True, help="Set an environment variable. Repeatable.")
     @click.option("--workdir", "-w", metavar="DIR", default=None, help="Working directory inside.")
-    @click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside.")
+    @click.option("--user", "-u", metavar="UID[:GID]", default=None, help="User inside.")
     @NAME_ARGUMENT
     @click.argument("command", metavar="PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
     def execute(directory: str | None, name: str, command: tuple[str, ...], **options: Any) -> int:
-        """Run PROGRAM beside the others in CONTAINER. The exit status is the program's."""
+        """Run PROGRAM beside the others in CONTAINER, by default as the user, in the directory and with the environment that CONTAINER was started with. The
+        exit status is the program's.
+        """
         from polynix.tools import containers
 
         with one_line_errors():

@@ -64,20 +64,38 @@ def start(
 
 
 def execute(
-    directory: str | None, name: str, command: tuple[str, ...], *, interactive: bool, tty: bool, environment: tuple[str, ...], workdir: str | None, user: str
+    directory: str | None,
+    name: str,
+    command: tuple[str, ...],
+    *,
+    detach: bool,
+    interactive: bool,
+    tty: bool,
+    environment: tuple[str, ...],
+    workdir: str | None,
+    user: str | None,
 ) -> int:
-    """Run a program in a running container, with the caller's streams."""
+    """Run a program in a running container, with the caller's streams, or ``detach``ed without any."""
     from polynix.runner import parameters
     from polynix.runner.streams import DEVNULL
     from polynix.tools.host_terminal import HostTerminal
-    from polynix.tools.run import Foreground
+    from polynix.tools.run import Foreground, describe_start_failure
 
     if tty and not os.isatty(0):
         raise ContainerError("standard input is no terminal, so there is none to give to the program")
-    variables = dict(os.environ)
-    variables.update(parameters.parse_environment(text) for text in environment)
+    variables = dict(parameters.parse_environment(text) for text in environment)
+    if tty and "TERM" in os.environ:
+        variables.setdefault("TERM", os.environ["TERM"])
     with connect(directory) as runner:
-        container = runner.attach(name, env=variables, workdir=workdir, user=user)
+        container = runner.attach(name, workdir=workdir, user=user)
+    container.environment.update(variables)
+    if detach:
+        with container:
+            try:
+                container.spawn(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+            except OSError as error:
+                return describe_start_failure(error, command)
+        return 0
     return Foreground(container, command, HostTerminal.of_caller() if tty else HostTerminal(-1), None if interactive or tty else DEVNULL).run()
 
 
@@ -147,9 +165,7 @@ def _age(seconds: float) -> str:
     return f"{int(seconds)}s ago"
 
 
-def for_each(
-    directory: str | None, names: Sequence[str], do: Callable[[Runner, str], str | None], *, forgiven: tuple[type[ContainerError], ...] = ()
-) -> int:
+def for_each(directory: str | None, names: Sequence[str], do: Callable[[Runner, str], str | None], *, forgiven: tuple[type[ContainerError], ...] = ()) -> int:
     """Do something with each container, and print what ``do`` returns, its name for None. One that fails keeps no other from its turn; the exit status
     tells of it, unless the error is one of ``forgiven``.
     """

@@ -67,8 +67,9 @@ class Service:
 
     def run(self, *arguments: str, timeout: float = 30, **options: object) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("env", self.environment)
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [*POLYNIX, *arguments], env=self.environment, cwd="/", capture_output=True, text=True, timeout=timeout, **{**self.identity, **options}
+            [*POLYNIX, *arguments], cwd="/", capture_output=True, text=True, timeout=timeout, **{**self.identity, **options}
         )
 
     def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:

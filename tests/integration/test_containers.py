@@ -111,6 +111,31 @@ def test_names_are_unique(service: Service) -> None:
     service.run("rm", "-f", "one")
 
 
+def test_exec_is_as_the_container_was_started(service: Service) -> None:
+    service.start("usual", "sleep", "1000", options=("-e", "COLOUR=green", "-w", "/usr", "-u", "1234:1235"))
+    script = "echo $COLOUR $OWN; pwd; id -u; id -g"
+    environment = {**service.environment, "COLOUR": "red", "OWN": "mine"}
+    assert service.run("exec", "usual", "sh", "-c", script, env=environment).stdout == "green\n/usr\n1234\n1235\n"
+    options = ("-e", "COLOUR=blue", "-e", "OWN", "-w", "/tmp", "-u", "0")
+    assert service.run("exec", *options, "usual", "sh", "-c", script, env=environment).stdout == "blue mine\n/tmp\n0\n0\n"
+    with service.client() as runner:
+        known = runner.inspect("usual")["program"]
+        assert (known["directory"], known["user"]) == ("/usr", [1234, 1235]) and "COLOUR=green" in known["env"]
+        with runner.attach("usual", user=(0, 0)) as container:
+            done = container.run(["sh", "-c", script], capture_output=True, text=True)
+            assert done.stdout == "green\n/usr\n0\n0\n"
+    service.run("rm", "-f", "usual")
+
+
+def test_exec_may_leave_a_program_alone(service: Service) -> None:
+    service.start("busy", "sleep", "1000")
+    done = service.run("exec", "-d", "busy", "sh", "-c", "sleep 0.2; cat; echo unseen; echo done > /tmp/done; sleep 1000")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert wait_until(lambda: service.run("exec", "busy", "cat", "/tmp/done").stdout == "done\n")
+    assert service.run("exec", "-d", "busy", "/no/such").returncode == 127
+    service.run("rm", "-f", "busy")
+
+
 def test_one_that_is_missing_keeps_no_other_from_its_turn(service: Service) -> None:
     for name in ("several-1", "several-2"):
         service.start(name, "sleep", "1000")
