@@ -35,6 +35,7 @@ class Socket:
 
     family: ClassVar[int] = 0
     type: ClassVar[int] = SOCK_STREAM
+    peeks_at_offset: ClassVar[bool] = False  # has SO_PEEK_OFF
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -47,6 +48,7 @@ class Socket:
         self.send_buffer = DEFAULT_BUFFER
         self.receive_buffer = DEFAULT_BUFFER
         self.low_water = 1  # SO_RCVLOWAT
+        self.peek_offset = -1  # SO_PEEK_OFF: where MSG_PEEK begins, moved by it and by reads; below zero it begins at the front and stays
         self.send_charge = 0  # truesize of our messages that nobody has read yet (sk_wmem_alloc)
         self.receive_timeout_ns: int | None = None  # None: for ever
         self.send_timeout_ns: int | None = None
@@ -71,6 +73,16 @@ class Socket:
     def has_input(self) -> bool:
         """Whether something lies in the receive queue."""
         return False
+
+    def peeked(self, count: int) -> None:
+        """MSG_PEEK has seen ``count`` bytes."""
+        if self.peek_offset >= 0:
+            self.peek_offset += count
+
+    def consumed(self, count: int) -> None:
+        """``count`` bytes have left the queue for a reader."""
+        if self.peek_offset > 0:
+            self.peek_offset = max(self.peek_offset - count, 0)
 
     # -- calls --------------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from polynix.kernelproc.net.messages import Credentials
 from polynix.kernelproc.net.socket import MAX_BUFFER, MIN_RECEIVE_BUFFER, MIN_SEND_BUFFER, OUT, Socket
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_NET_ADMIN
-from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EPERM, ERANGE
+from polynix.kernelproc.uapi.errno import EDOM, EINVAL, ENODATA, ENOPROTOOPT, EOPNOTSUPP, EPERM, ERANGE
 from polynix.kernelproc.uapi.socket import (
     SO_ACCEPTCONN,
     SO_BINDTODEVICE,
@@ -148,11 +148,17 @@ _INTEGERS: dict[int, Callable[[Socket], int]] = {
     SO_INCOMING_NAPI_ID: lambda socket: 0,
     SO_BSDCOMPAT: lambda socket: 0,
     SO_LOCK_FILTER: lambda socket: 0,
-    SO_PEEK_OFF: lambda socket: -1,
+    SO_PEEK_OFF: lambda socket: _peek_offset(socket),
     SO_MAX_PACING_RATE: lambda socket: -1,
     SO_BPF_EXTENSIONS: lambda socket: 64,
     SO_TIMESTAMPING_OLD: lambda socket: 0,
 }
+
+
+def _peek_offset(socket: Socket) -> int:
+    if not socket.peeks_at_offset:
+        raise Errno(EOPNOTSUPP)
+    return socket.peek_offset
 
 
 def set_option(task: Task, socket: Socket, level: int, name: int, value: bytes) -> None:
@@ -174,6 +180,10 @@ def set_option(task: Task, socket: Socket, level: int, name: int, value: bytes) 
     elif name in (SO_RCVBUF, SO_RCVBUFFORCE):
         _check_force(task, name == SO_RCVBUFFORCE)
         socket.receive_buffer = max(_buffer_size(number, name == SO_RCVBUF), MIN_RECEIVE_BUFFER)
+    elif name == SO_PEEK_OFF:
+        if not socket.peeks_at_offset:
+            raise Errno(EOPNOTSUPP)
+        socket.peek_offset = number
     elif name == SO_RCVLOWAT:
         socket.low_water = (number if number >= 0 else 0x7FFFFFFF) or 1
     elif name in (SO_RCVTIMEO_OLD, SO_RCVTIMEO_NEW):

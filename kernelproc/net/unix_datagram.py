@@ -60,10 +60,12 @@ class UnixMessages(UnixSocket):
         self.raise_pending()  # Linux tells of an error before what is queued
         if not self.messages:
             return self._nothing(flags)
-        message = self.messages[0]
-        size = len(message.data)
+        message, skip = self._first(flags)
+        if message is None:
+            return self._nothing(flags)
+        size = len(message.data) - skip
         want = out.remaining
-        done = out.write(message.data if size <= want else memoryview(message.data)[:want]) if want and size else 0
+        done = out.write(message.data if not skip and size <= want else memoryview(message.data)[skip : skip + want]) if want and size else 0
         if received is not None:
             received.source = sockaddr(message.source) if message.source else None
             if size > want:
@@ -73,11 +75,24 @@ class UnixMessages(UnixSocket):
         if flags & MSG_PEEK:
             if received is not None and message.rights is not None:
                 received.rights = [file.retain() for file in message.rights]
+            self.peeked(done)
         else:
             del self.messages[0]
+            self.consumed(size)
             self.taken(message, received)
             self.wake_blocked()
         return size if flags & MSG_TRUNC else done
+
+    def _first(self, flags: int) -> tuple[Message | None, int]:
+        """The message to receive, and how many of its bytes lie before SO_PEEK_OFF; None when all do."""
+        skip = self.peek_offset if flags & MSG_PEEK else 0
+        if skip <= 0:
+            return self.messages[0], 0
+        for message in self.messages:
+            if skip < len(message.data):
+                return message, skip
+            skip -= len(message.data)
+        return None, 0
 
     def _nothing(self, flags: int) -> int:
         if self.shutdown_bits & RECEIVE_SHUTDOWN and not flags & MSG_DONTWAIT:

@@ -46,6 +46,7 @@ class UnixSocket(Socket):
     """Queue, name, peer, shutdown and readiness."""
 
     family: ClassVar[int] = AF_UNIX
+    peeks_at_offset: ClassVar[bool] = True
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)

@@ -63,7 +63,7 @@ class UnixStream(ConnectedUnixSocket):
             track_stub("MSG_OOB on AF_UNIX", flags)
             return -EINVAL
         messages = self.messages
-        if not messages:
+        if not messages or (flags & MSG_PEEK and 0 < self.peek_offset >= self.unread()):
             self.raise_pending()
             if not self.shutdown_bits & RECEIVE_SHUTDOWN:
                 return -EAGAIN
@@ -110,21 +110,29 @@ class UnixStream(ConnectedUnixSocket):
         except Fault:
             if not copied:
                 raise
+        self.consumed(copied)
         return copied
 
     def _peek(self, out: OutputBuffer, received: Received | None) -> int:
         copied = 0
+        skip = max(self.peek_offset, 0)
         for message in self.messages:
+            if 0 < skip >= message.length:
+                skip -= message.length
+                continue
             theirs = message.credentials or NO_CREDENTIALS
             if self.pass_credentials and received is not None:
                 if received.credentials is None:
                     received.credentials = theirs
                 elif received.credentials != theirs:
                     break
-            copied += out.write(memoryview(message.data)[message.start : message.start + out.remaining])
+            start = message.start + skip
+            skip = 0
+            copied += out.write(memoryview(message.data)[start : start + out.remaining])
             # Linux looks on even when the buffer is full, until it meets descriptors.
             if message.rights is not None:
                 if received is not None:
                     received.rights = [file.retain() for file in message.rights]
                 break
+        self.peeked(copied)
         return copied

@@ -271,3 +271,44 @@ CASE(wake_ups_across_processes) {
     for (int i = 0; i < 4; i++) CHECK(exit_of(workers[i]) == 0);
 }
 
+
+static bool peeks(int fd, const char *text, size_t room) {
+    char buffer[64] = {0};
+    return recv(fd, buffer, room, MSG_PEEK | MSG_DONTWAIT) == (ssize_t)strlen(text) && !strcmp(buffer, text);
+}
+static int peek_offset(int fd) {
+    int offset = -99;
+    socklen_t length = sizeof offset;
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, &length) == 0);
+    return offset;
+}
+
+CASE(peeking_at_an_offset) {
+    int pair[2], offset = 0;
+    char buffer[64] = {0};
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && peek_offset(pair[0]) == -1);
+    send(pair[1], "abcdef", 6, 0), send(pair[1], "ghi", 3, 0);
+    CHECK(peeks(pair[0], "abc", 3) && peeks(pair[0], "abc", 3) && peek_offset(pair[0]) == -1);
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0);
+    CHECK(peeks(pair[0], "abcd", 4) && peeks(pair[0], "efgh", 4) && peek_offset(pair[0]) == 8);
+    CHECK(recv(pair[0], buffer, 7, 0) == 7 && peek_offset(pair[0]) == 1 && peeks(pair[0], "i", 9));
+    FAILS(recv(pair[0], buffer, 9, MSG_PEEK | MSG_DONTWAIT), EAGAIN);
+    send(pair[1], "jk", 2, 0);
+    CHECK(peeks(pair[0], "jk", 9) && recv(pair[0], buffer, 9, 0) == 4 && peek_offset(pair[0]) == 0);
+    pid_t child = CHILD({
+        sleep_ms(50);
+        send(pair[1], "later", 5, 0);
+    });
+    CHECK(recv(pair[0], buffer, 9, MSG_PEEK) == 5 && peek_offset(pair[0]) == 5 && exit_of(child) == 0);
+    close(pair[1]);
+    CHECK(recv(pair[0], buffer, 9, MSG_PEEK) == 0);
+
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0);
+    send(pair[1], "first", 5, 0), send(pair[1], "second", 6, 0);
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0);
+    CHECK(peeks(pair[0], "fir", 3) && peeks(pair[0], "st", 9) && peeks(pair[0], "second", 9) && peek_offset(pair[0]) == 11);
+    FAILS(recv(pair[0], buffer, 9, MSG_PEEK | MSG_DONTWAIT), EAGAIN);
+    CHECK(recv(pair[0], buffer, 2, 0) == 2 && peek_offset(pair[0]) == 6);
+    offset = 2;
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0 && peeks(pair[0], "cond", 9));
+}
