@@ -49,6 +49,7 @@ readme: build ## fill the generated sections of README.md in
 
 lint: $(VENV)/.lint build typecheck ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 typecheck: $(VENV)/.lint build
 	tools/typecheck.sh $(BIN)

@@ -203,9 +203,7 @@ def protocol(name: str, *, openness: Openness = Openness.OPEN) -> Callable[[Clas
 
     def declare(cls: Class) -> Class:
         functions = {
-            attribute: function
-            for attribute, function in vars(cls).items()
-            if isinstance(getattr(function, "__fidl_declaration__", None), _Declaration)
+            attribute: function for attribute, function in vars(cls).items() if isinstance(getattr(function, "__fidl_declaration__", None), _Declaration)
         }
         cls.__fidl_protocol__ = ProtocolInfo(name, openness, functions)
         return cls

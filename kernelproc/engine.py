@@ -156,9 +156,7 @@ class Engine:
 
     # -- routines ---------------------------------------------------------------------------------------------------------------------------
 
-    def spawn(
-        self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Done | None = None
-    ) -> Routine:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str, owner: Any = None, done: Done | None = None) -> Routine:
         """Start a routine on the next turn of the loop."""
         routine = Routine(coroutine, name, owner, done or _log_failure)
         routine.queued = True

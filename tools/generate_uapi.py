@@ -107,9 +107,7 @@ def constants_module(definition: Module, directory: str) -> str:
     for i, group in enumerate(definition.groups):
         for name, value in constants(group, directory, f"{definition.name}{i}").items():
             values.setdefault(name, value)
-    ordered = sorted(
-        values.items(), key=lambda kv: (isinstance(kv[1], str), prefix(kv[0]), kv[1] if isinstance(kv[1], int) else 0, kv[0])
-    )
+    ordered = sorted(values.items(), key=lambda kv: (isinstance(kv[1], str), prefix(kv[0]), kv[1] if isinstance(kv[1], int) else 0, kv[0]))
     headers = ", ".join(dict.fromkeys(h for g in definition.groups for h in g.headers))
     title = definition.title[:1].upper() + definition.title[1:]
     out = [
@@ -238,10 +236,7 @@ def measure(definition: Layout, directory: str) -> tuple[int, list[tuple[str, in
         lines.append(f'printf("{name} %d %d %d\\n", (int)offsetof({ctype}, {path}), (int)sizeof(v.{path}), (int){signed});')
     refused, output = compile_and_run("\n".join([*lines, "return 0; }\n"]), directory, f"struct_{definition.name}")
     if refused:
-        raise SystemExit(
-            f"generate_uapi: {definition.name}: the compiler refuses "
-            + "; ".join(lines[i - 1] for i in sorted(refused) if i <= len(lines))
-        )
+        raise SystemExit(f"generate_uapi: {definition.name}: the compiler refuses " + "; ".join(lines[i - 1] for i in sorted(refused) if i <= len(lines)))
     first, *rest = output.splitlines()
     size = int(first)
     members: list[tuple[str, int, int, str]] = []
@@ -265,9 +260,7 @@ def struct_class(definition: Layout, directory: str) -> list[str]:
     form += f"{size - at}x" if size > at else ""
     typed = [(n, "bytes" if f.endswith("s") else "int", 'b""' if f.endswith("s") else "0") for n, _, _, f in members]
     name = definition.name
-    wrap = textwrap.TextWrapper(
-        118, break_long_words=False, break_on_hyphens=False, initial_indent=" " * 8, subsequent_indent=" " * 8
-    )
+    wrap = textwrap.TextWrapper(118, break_long_words=False, break_on_hyphens=False, initial_indent=" " * 8, subsequent_indent=" " * 8)
     parameters = wrap.wrap(", ".join(f"{n}: {t} = {d}".replace(" ", "\0") for n, t, d in typed) + ",")
     offsets = wrap.wrap(", ".join(f'"{n}":\0{o}' for n, o, _, _ in members) + ",")
     values = wrap.wrap(", ".join(n for n, _, _ in typed) + ",")

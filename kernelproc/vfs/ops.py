@@ -233,4 +233,3 @@ class FileSystemOps:
 
     def unmount(self, fs: FileSystem) -> None:
         """The last mount went away, and nobody uses what it showed."""
-

@@ -220,7 +220,7 @@ def put_to_sleep(world: Held) -> int:
 
 def test_the_writer_killed_while_asleep_lets_the_others_go_on(audit: Audit) -> None:
     counting = build("progress")
-    script = f"{counting} /mnt/counters 1 1 & {WHEN_TOLD} python3 -c 'open(\"/sys/power/state\", \"wb\", 0).write(b\"mem\")'; wait"
+    script = f"""{counting} /mnt/counters 1 1 & {WHEN_TOLD} python3 -c "open('/sys/power/state', 'wb', 0).write(b'mem')"; wait"""
     world = Held(audit, ["sh", "-c", script])
     try:
         world.wait_for_progress(1)

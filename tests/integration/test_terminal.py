@@ -320,7 +320,7 @@ def test_a_controlling_terminal_without_standard_input(start: Start) -> None:
         "read -t 10 second < /dev/tty; tty; echo $second"
     )
     command = f"printf piped | {' '.join(POLYNIX)} run bash -c '{inside}'"
-    child = start("sh", "-c", f"before=$(stty -a); {command}; echo status $?; test \"$before\" = \"$(stty -a)\" && echo same")
+    child = start("sh", "-c", f'before=$(stty -a); {command}; echo status $?; test "$before" = "$(stty -a)" && echo same')
     time.sleep(1.5)
     child.sendline("typed")
     child.expect_exact("typed and piped")
