@@ -41,7 +41,7 @@ class HookRule:
     A call matches when its process does (``process``: a glob of its name, or a pid), one of the paths it is about does (``path``: a glob whose ``*`` matches
     slashes too), and ``predicate`` says so, a function that is asked in the kernel process with the SystemCall. Paths are absolute, as the caller sees them,
     symbolic links not followed; a descriptor's path is the one it was opened by. Of the matching calls, counted over the whole container (one that a signal
-    interrupts and that restarts counts again), the first ``after`` are let by, of the rest each ``every``-th is taken, with ``probability`` (drawn from
+    interrupts and that restarts counts once), the first ``after`` are let by, of the rest each ``every``-th is taken, with ``probability`` (drawn from
     ``seed``), ``times`` times at most. ``error`` is an errno of action fail, ``seconds`` of delay, ``count`` the most bytes of shorten, ``signal`` of kill;
     ``function`` belongs to action call.
     """

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
 
+MAX_DECISIONS = 64  # remembered of a task, whose handlers have stacks of their own
+
+
 class HookTable:
     """All hooks in force, in ``kernel.expando``; a call passes its hooks in the order in which they were added."""
 
@@ -76,7 +79,7 @@ def _hooked(hooks: list[Hook], number: int, entry: table.Entry | None) -> table.
 
     def hooked(task: Task, *registers: int) -> Any:
         call = SystemCall(task, number, list(registers))
-        taken = [hook for hook in hooks if hook.takes(call)]
+        taken = _decide(call, hooks)
         if taken:
             return pass_on(call, taken, 0)
         if original is None:
@@ -84,6 +87,43 @@ def _hooked(hooks: list[Hook], number: int, entry: table.Entry | None) -> table.
         return original(task, *registers)
 
     return hooked
+
+
+def _decide(call: SystemCall, hooks: list[Hook]) -> list[Hook]:
+    """Which of the hooks act on a call. One that was interrupted and is done again is the same call: what was decided then holds, but for a delay, which has
+    been.
+    """
+    task = call.task
+    assert task.slot is not None
+    decisions: _Decisions = task.expando.setdefault(_Decisions, _Decisions())
+    place = task.slot.ip, task.slot.sp
+    if task.rewound == place:
+        task.rewound = None
+        taken = [hook for hook in decisions.at(place, call.number) if hook in hooks and hook.rule.action != "delay"]
+    else:
+        taken = [hook for hook in hooks if hook.takes(call)]
+    decisions.note(place, call.number, taken)
+    return taken
+
+
+class _Decisions:
+    """Which hooks acted on a task's calls, by where it made them: a signal handler that interrupts a call makes others meanwhile. In ``task.expando``."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[tuple[int, int], tuple[int, list[Hook]]] = {}
+
+    def at(self, place: tuple[int, int], number: int) -> list[Hook]:
+        known, hooks = self._by_place.get(place, (number, []))
+        return hooks if known == number else []
+
+    def note(self, place: tuple[int, int], number: int, hooks: list[Hook]) -> None:
+        stack_pointer = place[1]
+        for other in [other for other in self._by_place if other[1] <= stack_pointer]:
+            del self._by_place[other]  # of functions that have returned
+        if len(self._by_place) >= MAX_DECISIONS:
+            self._by_place.clear()
+        if hooks:
+            self._by_place[place] = number, hooks
 
 
 async def _results_of(result: Awaitable[Any]) -> Any:

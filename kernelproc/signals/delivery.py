@@ -142,6 +142,7 @@ def _rewind(task: Task, number: int) -> None:
     """Back to the syscall instruction, with ``number`` where it looks for it."""
     slot = task.slot
     assert slot is not None
+    task.rewound = slot.ip, slot.sp
     slot.ax = number
     slot.ip = (slot.ip - SYSCALL_LENGTH) & ADDRESS_MASK
 

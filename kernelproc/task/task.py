@@ -60,6 +60,7 @@ class Task:
         "no_new_privs",
         "personality",
         "restart",
+        "rewound",
         "robust_list",
         "routine",
         "saved_frame",
@@ -103,6 +104,7 @@ class Task:
         self.routine: Routine | None = None  # the system call in progress, when it blocks
         self.in_syscall = False  # between entry and the return value's store
         self.current_syscall: tuple[int, ...] = ()  # number and six raw arguments of the last system call
+        self.rewound: tuple[int, int] | None = None  # instruction and stack pointer behind the system call that is to be done again
         self.restart: Any = None  # restart block of nanosleep, poll, futex: an async callable
         self.attention = False
         self.kicked = False  # a kick is on its way
