@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What fails on a machine that other tests keep busy is run once more, and listed as RERUN: a rerun is a defect to look into, of the test or of polynix.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --reruns 1
-C_SOURCES := $(shell find addrspace ipc kernelproc -name '*.[chS]' -o -name '*.ld' -o -name '*.pyx')
+C_SOURCES := $(shell find addrspace ipc -name '*.[ch]' -o -name '*.ld')
 
 .PHONY: all setup build demo test test-fast soak bench readme lint format typecheck clean
 
@@ -59,7 +59,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist *.egg-info polynix.egg-info $(VENV) tests/userspace/bin bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) tests/userspace/bin bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
-	find addrspace ipc kernelproc \( -name '*.so' -o -name '*.o' \) -delete
+	find addrspace ipc -name '*.so' -delete
 	rm -f addrspace/restricted/stub

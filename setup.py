@@ -97,12 +97,10 @@ def extension(name: str, files: list[str], depends: list[str]) -> Extension:
 
 
 restricted = [path for path in sources("addrspace/restricted/*.c") if Path(path).name not in (*STUB_SOURCES, "vdso.c")]
-usercopy = sources("addrspace/_usercopy*.c", "addrspace/usercopy/*.c")
 extensions = [
     extension("polynix.addrspace._restricted", restricted, sources("addrspace/restricted/*.h")),
+    extension("polynix.addrspace._usercopy", sources("addrspace/usercopy/*.c"), sources("addrspace/usercopy/*.h")),
     extension("polynix.ipc._atomics", ["ipc/_atomics.c"], []),
 ]
-if usercopy:
-    extensions.append(extension("polynix.addrspace._usercopy", usercopy, sources("addrspace/_usercopy*.h", "addrspace/usercopy/*.h")))
 
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions})
