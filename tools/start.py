@@ -26,7 +26,7 @@ def entry() -> NoReturn:
 
         private_runner.start_early()
     try:
-        status = _run_plainly() if sys.argv[1:2] == ["start"] else None
+        status = _run_plainly()
         if status is None:
             from polynix.tools.cli import main
 
@@ -60,11 +60,11 @@ def fork_command_line(arguments: list[str], prepare: Callable[[], None]) -> int:
 
 
 def _run_plainly() -> int | None:
-    """``start`` in its plain form; None for any other."""
-    from polynix.tools import plain_start
+    """What can be read without click; None for all else."""
+    from polynix.tools.plain_line import COMMANDS
 
-    request = plain_start.parse(sys.argv[2:])
-    return None if request is None else plain_start.run(request)
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    return None if command is None else command(sys.argv[2:])
 
 
 def _open_standard_descriptors() -> None:

@@ -10,13 +10,15 @@ import pytest
 
 import polynix
 
-START = """
+ENTRY = """
 import os, sys
 from polynix.tools import start
 os._exit = sys.exit
-sys.argv = ["polynix", "start", "--runner", "/nonexistent", "name", "true"]
+sys.argv = ["polynix", {}]
 start.entry()
 """
+RUN = ENTRY.format("'run', '/nonexistent'")
+START = ENTRY.format("'start', '--runner', '/nonexistent', 'name', 'true'")
 LAUNCHER = "from polynix.runner.launcher import _import_kernel; _import_kernel()"
 HEAVY = {"asyncio", "hashlib", "numpy", "plotly", "rich", "ssl"}
 
@@ -25,6 +27,7 @@ HEAVY = {"asyncio", "hashlib", "numpy", "plotly", "rich", "ssl"}
     ("code", "unwanted"),
     [
         pytest.param(START, {*HEAVY, "click", "dataclasses", "dill", "inspect", "multiprocess", "shutil"}, id="start"),
+        pytest.param(RUN, {*HEAVY, "click"}, id="run"),
         pytest.param(LAUNCHER, {*HEAVY, "click", "subprocess"}, id="launcher"),
     ],
 )
