@@ -160,7 +160,12 @@ struct kernel_page {
     /* For the guest's vdso: what its stopping clocks lag behind the host's, and the host's functions (0: there is none). */
     int64_t suspended_ns;
     uint64_t host_clock_gettime, host_gettimeofday, host_time, host_clock_getres, host_getcpu;
+    uint32_t kernel_cpu; /* where the kernel's thread runs; NO_CPU where stubs can't tell their own */
+    uint32_t reserved;
 };
+
+#define NO_CPU (~0U)
+#define TSC_AUX_CPU 0xfffU /* what rdtscp tells beside the time: Linux keeps the CPU's number there */
 
 /* Indices of the words that Monitor.publish stores. */
 #define PAGE_WORD(member) (__builtin_offsetof(struct kernel_page, member) / 8)

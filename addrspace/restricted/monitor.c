@@ -264,6 +264,7 @@ static int monitor_init(Monitor *monitor, PyObject *args, PyObject *names)
         CPU_ZERO(&monitor->cpus);
     find_vdso(monitor);
     frame_describe_xstate(monitor->page);
+    pin_describe_cpu(monitor->page);
     monitor->ticks_per_us = measure_ticks_per_us();
     return 0;
 }

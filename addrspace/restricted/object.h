@@ -147,6 +147,8 @@ Stub *birth_adopt(Monitor *monitor, const struct birth *birth);
 Stub *spawn_stub(Monitor *monitor, int region_fd);
 
 /* pin.c */
+void pin_describe_cpu(struct kernel_page *page);
+void pin_tell_cpu(Monitor *monitor);
 void pin_consider(Slot *slot);
 void pin_measure(Slot *slot); /* it left the guest, to which it went while gathered */
 void pin_release(Slot *slot); /* may run anywhere again */

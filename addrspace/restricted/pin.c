@@ -5,15 +5,35 @@
  * the same one, a wake-up is a switch of threads. So the kernel's thread is pinned where it is (gather), and a guest's first thread beside
  * it, once it has made some calls at short intervals; until it computes for longer, or the policy has had enough (scatter).
  *
+ * Without that the host may put a woken thread on the kernel's CPU as well, before the kernel's thread, and if that came back and spun there for
+ * the answer, it would be in the way of who gives it. So stubs are told which CPU that is, and sleep at once when they are there.
+ *
  * Only the first thread of a stub: its id is the process's, which we hold by pidfd; what a slot says about its thread, the guest can forge.
  */
 #include "object.h"
+
+#include <cpuid.h>
 
 #define TALKS_BEFORE_PIN 8
 #define LONGEST_GAP_US 1000   /* of computing between calls, on average, for a thread that has the kernel for itself */
 #define GAP_IN_COMPANY_US 50  /* for each of several */
 
 static bool move(int tid, const cpu_set_t *cpus) { return sched_setaffinity(tid, sizeof *cpus, cpus) == 0; }
+
+void pin_describe_cpu(struct kernel_page *page)
+{
+    uint32_t a, b, c, d;
+    bool has_rdtscp = __get_cpuid(0x80000001, &a, &b, &c, &d) && d >> 27 & 1;
+    page->kernel_cpu = has_rdtscp ? (uint32_t)sched_getcpu() : NO_CPU;
+}
+
+/* At each resume: it is the exits that follow for which it must be right. */
+void pin_tell_cpu(Monitor *monitor)
+{
+    uint32_t cpu = (uint32_t)sched_getcpu(), told = monitor->page->kernel_cpu;
+    if (told != cpu && told != NO_CPU)
+        __atomic_store_n(&monitor->page->kernel_cpu, cpu, __ATOMIC_RELAXED);
+}
 
 void pin_remove(Slot *slot)
 {

@@ -236,6 +236,7 @@ static int do_resume(Slot *slot, uint32_t how)
     control->spin = spin * monitor->ticks_per_us / 1000;
     if (monitor_add_running(monitor, slot) < 0)
         return -1;
+    pin_tell_cpu(monitor);
     /* The change of `state` comes first, so that futex can't miss it; then the look at `sleeping`. */
     __atomic_exchange_n(&control->state, STATE_RUNNING, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&control->sleeping, __ATOMIC_SEQ_CST)) {

@@ -119,14 +119,26 @@ static int failed(long result) { return (unsigned long)result > -4096UL; }
 
 /* --- the hand-off --- */
 
-static void wait_for_kernel(struct control *control)
+static const struct kernel_page *const kernel_page = (struct kernel_page *)KERNEL_PAGE;
+
+/* Whether the kernel's thread, which is awake, was last seen on this CPU: then it waits for us to leave it. */
+static bool is_in_the_way(void)
+{
+    uint32_t cpu, kernel_cpu = __atomic_load_n(&kernel_page->kernel_cpu, __ATOMIC_RELAXED);
+    if (kernel_cpu == NO_CPU)
+        return false;
+    __builtin_ia32_rdtscp(&cpu);
+    return (cpu & TSC_AUX_CPU) == kernel_cpu;
+}
+
+static void wait_for_kernel(struct control *control, bool may_spin)
 {
     uint64_t begin = __builtin_ia32_rdtsc();
     do {
         if (__atomic_load_n(&control->state, __ATOMIC_ACQUIRE) != STATE_EXITED)
             return;
         __builtin_ia32_pause();
-    } while (__builtin_ia32_rdtsc() - begin < __atomic_load_n(&control->spin, __ATOMIC_RELAXED)); /* it may become 0 */
+    } while (may_spin && __builtin_ia32_rdtsc() - begin < __atomic_load_n(&control->spin, __ATOMIC_RELAXED)); /* it may become 0 */
     /* Either the kernel sees `sleeping` after it changed `state`, or futex sees the changed `state`. */
     __atomic_exchange_n(&control->sleeping, 1, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&control->state, __ATOMIC_SEQ_CST) == STATE_EXITED)
@@ -139,9 +151,11 @@ void report(struct control *control)
     static const uint64_t one = 1;
     /* A full barrier: the kernel either finds EXITED when it looks a last time, or we find that it sleeps. */
     __atomic_exchange_n(&control->state, STATE_EXITED, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&((struct kernel_page *)KERNEL_PAGE)->kernel_sleeps, __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&kernel_page->kernel_sleeps, __ATOMIC_SEQ_CST)) {
         HOST(write, DOORBELL_FD, &one, 8);
-    wait_for_kernel(control);
+        wait_for_kernel(control, true);
+    } else
+        wait_for_kernel(control, !is_in_the_way());
 }
 
 /* --- batches --- */

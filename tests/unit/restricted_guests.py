@@ -26,6 +26,7 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 0x10
 SECOND = 1_000_000_000
 SPIN = 25_000
+GETPPID_LOOP = "again: mov eax, 110; syscall; jmp again"
 
 
 @functools.cache

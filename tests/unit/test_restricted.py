@@ -21,6 +21,7 @@ from polynix.addrspace.host_vdso import host_functions, publish_host_vdso
 from polynix.addrspace.restricted import STUB_PATH
 from restricted_guests import (
     DATA,
+    GETPPID_LOOP,
     MAP_FIXED,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -34,8 +35,6 @@ from restricted_guests import (
     SYS_MUNMAP,
     Machine,
 )
-
-GETPPID_LOOP = "again: mov eax, 110; syscall; jmp again"
 
 
 @pytest.fixture
@@ -433,59 +432,3 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_threads_that_converse_come_to_the_kernels_cpu(machine: Machine) -> None:
-    cpus = os.sched_getaffinity(0)
-    if len(cpus) < 2:
-        pytest.skip("one CPU")
-    guest = machine.guest(GETPPID_LOOP)
-    try:
-        assert machine.monitor.gather()
-        here = os.sched_getaffinity(0)
-        assert len(here) == 1
-        for _ in range(400):  # until its first, long interval no longer counts
-            guest.next_syscall()
-            guest.slot.resume_syscall(0)
-            if os.sched_getaffinity(guest.stub.pid) == here:
-                break
-        else:
-            raise AssertionError("it was not pinned")
-    finally:
-        machine.monitor.scatter()
-    assert os.sched_getaffinity(0) == os.sched_getaffinity(guest.stub.pid) == cpus
-
-
-def test_a_pinned_thread_that_computes_is_let_go(machine: Machine) -> None:
-    cpus = os.sched_getaffinity(0)
-    if len(cpus) < 2:
-        pytest.skip("one CPU")
-    guest = machine.guest("mov ebx, 400; again: mov eax, 110; syscall; dec ebx; jnz again; forever: jmp forever")
-    try:
-        assert machine.monitor.gather()
-        for _ in range(400):
-            guest.next_syscall()
-            guest.slot.resume_syscall(0)
-        assert os.sched_getaffinity(guest.stub.pid) != cpus
-        assert machine.monitor.wait(20_000_000, 0) == ([], [])
-        assert os.sched_getaffinity(guest.stub.pid) == cpus
-    finally:
-        machine.monitor.scatter()
-
-
-def test_a_thread_whose_cpus_are_set_is_not_pinned(machine: Machine) -> None:
-    cpus = os.sched_getaffinity(0)
-    if len(cpus) < 2:
-        pytest.skip("one CPU")
-    guest = machine.guest(GETPPID_LOOP)
-    try:
-        assert machine.monitor.gather()
-        elsewhere = cpus - os.sched_getaffinity(0)
-        guest.slot.set_own_cpus(True)
-        os.sched_setaffinity(guest.stub.pid, elsewhere)
-        for _ in range(400):
-            guest.next_syscall()
-            guest.slot.resume_syscall(0)
-    finally:
-        machine.monitor.scatter()
-    assert os.sched_getaffinity(guest.stub.pid) == elsewhere
