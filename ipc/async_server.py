@@ -44,7 +44,7 @@ class Server(ServerEnd[P]):
     async def _handle(self, request: Request) -> None:
         method = request.method
         if method is None:
-            self.answer_unknown(request.header)
+            await self.answer_unknown(request.header)
         elif method.kind is MethodKind.ONE_WAY:
             await self.notify(method, request.payload)
         else:

@@ -73,19 +73,15 @@ class ServerEnd(Generic[P]):
         self.channel = channel
         self._decoder = RequestDecoder(protocol)
 
-    def answer_unknown(self, header: MessageHeader) -> None:
+    async def answer_unknown(self, header: MessageHeader) -> None:
         """A flexible method that nobody knows was called. Errors: ZxStatus."""
         self.implementation.on_unknown_method(header.ordinal, header.txid != 0)
         if header.txid:
-            self.channel.write(encode_unknown_method(header))
+            await self.write(encode_unknown_method(header), [])
 
     async def write(self, data: bytes, handles: list[Any]) -> None:
-        """Send a reply; a loop that can wait while the client is behind overrides this. Errors: ZxStatus."""
-        try:
-            self.channel.write(data, handles)
-        except ZxStatus:
-            close_handles(handles)
-            raise
+        """Send a reply, and wait while the client is behind; the handles are gone then. Errors: ZxStatus."""
+        raise NotImplementedError
 
     async def call(self, method: Method, payload: Any) -> Any:
         """Have the implementation do a method."""

@@ -2,7 +2,7 @@
 
 What the rules of a protocol are, ``polynix.ipc`` knows (:class:`ServerEnd`, :class:`PendingCalls`); here a channel is waited for and read. Whatever
 thread delivers a message, its handling happens in the loop. A method may await wait queues and :meth:`EngineClient.call`; requests start in the order in
-which they came.
+which they came, and a reply waits for a client that is behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 
 from polynix.ipc.bindings import FidlProtocol, Method, MethodKind, method_of
 from polynix.ipc.client import PendingCalls
-from polynix.ipc.fidl import FidlError
+from polynix.ipc.fidl import FidlError, close_handles
 from polynix.ipc.objects import Channel, Signals, Status, ZxStatus
 from polynix.ipc.server import MAX_REQUESTS, ServerEnd
 from polynix.kernelproc.engine import Engine, Routine, park
@@ -25,6 +25,7 @@ Reply = TypeVar("Reply")
 log = logging.getLogger(__name__)
 
 _TURN = 64  # messages of one channel before the others' turn
+_ROOM = Signals.CHANNEL_WRITABLE | Signals.CHANNEL_PEER_CLOSED
 _WANTED = Signals.CHANNEL_READABLE | Signals.CHANNEL_PEER_CLOSED
 
 
@@ -88,23 +89,49 @@ class EngineServer(ServerEnd[P]):
     def _handle(self, data: bytes, handles: list[Any]) -> None:
         request = self._decoder.decode(data, handles)
         method = request.method
-        if method is None:
-            self.answer_unknown(request.header)
-        elif method.kind is MethodKind.ONE_WAY:
+        if method is not None and method.kind is MethodKind.ONE_WAY:
             self.engine.spawn(self.notify(method, request.payload), f"{method.protocol}.{method.name}", done=self._notified)
+            return
+        self._replying += 1
+        if self._replying >= MAX_REQUESTS:
+            self._reader.hold()
+        if method is None:
+            self.engine.spawn(self.answer_unknown(request.header), "unknown method", done=self._replied)
         else:
-            self._replying += 1
-            if self._replying >= MAX_REQUESTS:
-                self._reader.hold()
             self.engine.spawn(self.reply(method, request), f"{method.protocol}.{method.name}", done=self._replied)
 
     def _notified(self, _routine: Routine, _value: Any, error: BaseException | None) -> None:
         if isinstance(error, Exception):
             self.close_after(error)
 
-    def _replied(self, _routine: Routine, _value: Any, _error: BaseException | None) -> None:
+    def _replied(self, routine: Routine, value: Any, error: BaseException | None) -> None:
+        self._notified(routine, value, error)
         self._replying -= 1
         self._reader.release()
+
+    async def write(self, data: bytes, handles: list[Any]) -> None:
+        while self.channel.is_valid:
+            try:
+                return self.channel.write(data, handles)
+            except ZxStatus as error:
+                if error.status != Status.SHOULD_WAIT:
+                    raise
+            await self._room()
+        close_handles(handles)  # it was closed here meanwhile
+
+    async def _room(self) -> None:
+        """Wait until the client has read some, or is gone, or the channel is closed here."""
+        routine = self.engine.current
+        told = False
+
+        def wake() -> None:
+            nonlocal told
+            told = True
+            self.engine.wake(routine)
+
+        self.channel.wait_async(_ROOM, lambda _status, _pending: self.engine.call_from_thread(wake))
+        while not told:
+            await park(False)
 
     def _closed(self, error: Exception) -> None:
         self.close_after(error)

@@ -79,13 +79,13 @@ class SumServer(Sum):
 class World:
     """A server in the engine, which this thread turns, and its channel's other end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bounded: bool = False) -> None:
         self.kernel = new_kernel()
         self.engine = self.kernel.engine
         Engine.running = self.engine
         self.closed = 0
         self.implementation = SumServer()
-        self.channel, server_channel = Channel.create()
+        self.channel, server_channel = Channel.create(bounded=bounded)
         self.server = EngineServer(self.engine, Sum, self.implementation, server_channel, self._closed)
 
     def _closed(self) -> None:
@@ -176,6 +176,45 @@ def test_requests_that_wait_are_bounded() -> None:
     world.turn_until(all_answered)
     world.channel.close()
     world.turn_until(lambda: world.closed)
+
+
+UNKNOWN = fidl.MessageHeader(7, 0x1234_5678, flexible=True).encode()
+
+
+@pytest.mark.parametrize("request_", [Sum.__fidl_protocol__.by_attribute["add"].encode_request(7, Number(value=1))[0], UNKNOWN], ids=["known", "unknown"])
+def test_a_reply_waits_for_a_client_that_is_behind(request_: bytes) -> None:
+    world = World(bounded=True)
+    events = 0
+    with pytest.raises(ZxStatus) as caught:
+        while True:
+            world.server.send_event(Sum.on_number, Number(value=events))
+            events += 1
+    assert caught.value.status == Status.SHOULD_WAIT
+    world.channel.write(request_)
+    for _ in range(20):
+        world.engine.call_from_thread(time.sleep, 0.001)
+        world.engine.turn()
+    assert world.server.channel.is_valid
+    for _ in range(events):
+        assert fidl.MessageHeader.decode(world.channel.read()[0]).txid == 0
+    world.turn_until(lambda: world.channel.pending & Signals.CHANNEL_READABLE)
+    assert fidl.MessageHeader.decode(world.channel.read()[0]).txid == 7
+    world.channel.close()
+    world.turn_until(lambda: world.closed)
+
+
+def test_a_reply_that_waits_ends_with_its_channel() -> None:
+    world = World(bounded=True)
+    with pytest.raises(ZxStatus):
+        while True:
+            world.server.send_event(Sum.on_number, Number(value=0))
+    world.channel.write(UNKNOWN)
+    for _ in range(20):
+        world.engine.call_from_thread(time.sleep, 0.001)
+        world.engine.turn()
+    world.server.close()
+    world.turn_until(lambda: world.closed)
+    world.channel.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 15, bytes(16), b"\1\0\0\0\2\0\0\1" + b"\xff" * 8, b"\1\0\0\0\2\0\0\1" + bytes(7) + b"\1"])
