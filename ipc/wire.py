@@ -36,6 +36,9 @@ _FRAME = struct.Struct("<III")
 _WANT_ACK, _ACK = 1, 2
 _TAG = struct.Struct("<I")
 _LINGER_MS = 1000
+# A connection that breaks while zmq's limit holds it back loses what the host's socket still has. Frames that are ahead, as many confirmations of ours, and
+# as many again that zmq has handed over and not counted yet, stay below this one: it holds back only who sends on without being told that he may.
+_MOST_UNREAD = 4 * FRAMES_AHEAD
 _NOBLOCK, _EVENTS, _POLLIN, _POLLOUT = 1, 15, 1, 2  # zmq.h; the enumerations cost a microsecond each
 
 
@@ -109,7 +112,8 @@ class Wire:
         self._socket.linger = _LINGER_MS
         self._socket.reconnect_ivl = 5
         self._socket.maxmsgsize = MAX_FRAME
-        self._socket.set_hwm(0)  # a connection that breaks while a limit holds it back would lose what the host's socket still has
+        self._socket.sndhwm = 0
+        self._socket.rcvhwm = _MOST_UNREAD
         failures = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | failures)
         try:

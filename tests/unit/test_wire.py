@@ -10,7 +10,7 @@ import pytest
 import zmq
 from polynix.ipc.objects import MAX_BYTES, MAX_HANDLES
 from polynix.ipc.record import ROOT, Entry, Kind, Operation, Run, decode, encode, encode_run
-from polynix.ipc.wire import FRAME_HEADER_SIZE, MAX_RECORD, Wire
+from polynix.ipc.wire import FRAME_BYTES, FRAME_HEADER_SIZE, FRAMES_AHEAD, MAX_RECORD, Wire
 
 
 class FoundEmpty:
@@ -56,6 +56,22 @@ def test_what_comes_after_the_socket_was_empty_is_received(tmp_path: Path) -> No
             wire.close(linger_ms=0)
         assert len(frames) == 1
         assert frames[0].endswith(b"first words")
+
+
+def test_who_ignores_the_limit_is_held_back(tmp_path: Path) -> None:
+    """Not the memory of the process that has no time to receive, but the sender's own fills."""
+    with zmq.Context() as context:
+        address = f"ipc://{tmp_path}/wire"
+        bound = Wire(context, address, bind=True, beside=None, on_attention=lambda: None)
+        with context.socket(zmq.PAIR) as flood:
+            flood.sndhwm, flood.linger = 1, 0
+            flood.connect(address)
+            sent = 0
+            while sent < 1000 and flood.poll(2000, zmq.POLLOUT):
+                flood.send(bytes(FRAME_BYTES), zmq.NOBLOCK)
+                sent += 1
+        bound.close(linger_ms=0)
+        assert FRAMES_AHEAD < sent < 100
 
 
 @pytest.mark.parametrize("sizes", [[MAX_BYTES] * 3, [MAX_BYTES - 3, MAX_BYTES, 1], [1] * 100_000, [0], [31000, MAX_BYTES - 300, 40000]])
