@@ -77,7 +77,7 @@ async def clone3(task: Task, address: UserAddress, size: Size) -> int:
         raise Errno(EINVAL)
     if bool(arguments.stack) != bool(arguments.stack_size):
         raise Errno(EINVAL)
-    if arguments.set_tid_size or flags & 0x200000000:
+    if arguments.set_tid_size or flags & CLONE_INTO_CGROUP:
         raise Errno(EINVAL)
     return await task_fork.clone(
         task,

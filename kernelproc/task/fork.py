@@ -69,7 +69,6 @@ class CloneArguments(NamedTuple):
     parent_tid: int = 0
     child_tid: int = 0
     pidfd: int = 0
-    set_tid: int = 0
 
 
 def check_flags(task: Task, arguments: CloneArguments) -> None:

@@ -20,7 +20,7 @@ from polynix.addrspace import _restricted as restricted
 from restricted_guests import CODE, DATA, MAP_FIXED, MAP_SHARED, SPIN, STACK_TOP, STUB_PATH, SYS_MMAP, Machine, assemble
 
 LANDING = CODE + 0x100
-SYS_WRITE, SYS_FUTEX, SYS_EXIT, SYS_RT_SIGRETURN, SYS_MUNMAP = 1, 202, 60, 15, 11
+SYS_WRITE, SYS_RT_SIGRETURN, SYS_MUNMAP = 1, 15, 11
 ALLOWED = {0xF: "rt_sigreturn", 202: "futex", 1: "write", 9: "mmap", 11: "munmap", 10: "mprotect", 47: "recvmsg"} | {
     3: "close",
     158: "arch_prctl",

@@ -34,10 +34,6 @@ class FaultReport:
     ended: list[str] = field(default_factory=list)  # ended with it, as children of a shell may
     unreadable: list[str] = field(default_factory=list)
 
-    @property
-    def isolated(self) -> bool:
-        return not self.changed
-
 
 def private_memory_hash(space: dict[str, Any]) -> tuple[str, int]:
     """A hash over the private pages that a process has, and how many bytes those are. Errors: OSError."""
