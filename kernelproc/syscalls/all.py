@@ -9,6 +9,7 @@ from polynix.kernelproc.syscalls import (  # noqa: F401
     event,
     fd,
     file,
+    file_handle,
     futex,
     inotify,
     job,

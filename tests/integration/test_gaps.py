@@ -22,7 +22,7 @@ GAPS = (
     "system call mbind",
     "system call get_mempolicy",
     "system call set_mempolicy",
-    "system call name_to_handle_at",
+    "name_to_handle_at of a tmpfs",
     "system call ptrace",
     "system call io_uring_setup",
     "membarrier flags=0x40",

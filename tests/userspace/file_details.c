@@ -354,3 +354,28 @@ CASE(locks_survive_exec) {
     CHECK(fcntl(fd, F_SETLKW, &lock) == 0);
     waitpid(pid, NULL, 0);
 }
+
+CASE(file_handles) {
+    struct { struct file_handle head; unsigned char bytes[MAX_HANDLE_SZ]; } handle = {.head.handle_bytes = MAX_HANDLE_SZ};
+    int mount_id, ends[2];
+    pipe(ends);
+    FAILS(name_to_handle_at(ends[0], "", &handle.head, &mount_id, AT_EMPTY_PATH), EOPNOTSUPP);
+    FAILS(name_to_handle_at(AT_FDCWD, "/proc/self/fd/0", &handle.head, &mount_id, 0x8000), EINVAL);
+    FAILS(name_to_handle_at(AT_FDCWD, "absent", &handle.head, &mount_id, 0), ENOENT);
+    FAILS(name_to_handle_at(999, "absent", &handle.head, &mount_id, 0), EBADF);
+    if (geteuid() != 0) SKIP("not root");
+    int here = open(".", O_RDONLY);
+    handle.head.handle_bytes = 0;
+    FAILS(open_by_handle_at(here, &handle.head, O_RDONLY), EINVAL);
+    handle.head.handle_bytes = MAX_HANDLE_SZ + 1;
+    FAILS(open_by_handle_at(here, &handle.head, O_RDONLY), EINVAL);
+    handle.head.handle_bytes = 8;
+    handle.head.handle_type = 77;
+    FAILS(open_by_handle_at(here, &handle.head, O_RDONLY), ESTALE);
+    FAILS(open_by_handle_at(here, (void *)8, O_RDONLY), EFAULT);
+    FAILS(open_by_handle_at(999, &handle.head, O_RDONLY), EBADF);
+    IN_CHILD({
+        if (setuid(1000)) _exit(1);
+        FAILS(open_by_handle_at(here, &handle.head, O_RDONLY), EPERM);
+    });
+}

@@ -47,7 +47,7 @@ int main(void) {
     syscall(SYS_mbind, page, sizeof page, 0, NULL, 0, 0);
     syscall(SYS_get_mempolicy, NULL, NULL, 0, NULL, 0);
     syscall(SYS_set_mempolicy, 0, NULL, 0);
-    syscall(SYS_name_to_handle_at, AT_FDCWD, "/", page, &one, 0);
+    syscall(SYS_name_to_handle_at, AT_FDCWD, "/dev/shm", page, &one, 0);
     syscall(SYS_ptrace, 0, 0, 0, 0);
     syscall(SYS_io_uring_setup, 1, page);
     syscall(SYS_membarrier, 1 << 6, 0, 0);
