@@ -8,30 +8,33 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.signals.siginfo import SigInfo
 from polynix.kernelproc.signals.signal_state import NSIG
-from polynix.kernelproc.syscalls.signal import check_forged, kill_group, read_siginfo
+from polynix.kernelproc.syscalls.signal import check_forged, kill_group, kill_process_group, kill_thread, read_siginfo
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.types import FdNumber, Flags, Int, Pid
 from polynix.kernelproc.task.ptrace_access import may_inspect
-from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.errno import EBADF, EINVAL, ENOENT, EPERM, ESRCH
 from polynix.kernelproc.uapi.pidfd import PIDFD_NONBLOCK
-from polynix.kernelproc.vfs.pidfd import PidFdOps, new_pidfd
+from polynix.kernelproc.uapi.signal import SI_TKILL, SI_USER
+from polynix.kernelproc.vfs.pidfd import PIDFD_THREAD, PidFdOps, new_pidfd
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
 
-_PIDFD_THREAD = 0o200  # O_EXCL; newer than the headers that uapi comes from
+# PIDFD_SIGNAL_*: whom a signal is for; without one, what the pidfd refers to. Newer than the headers that uapi comes from.
+_SIGNAL_THREAD, _SIGNAL_GROUP, _SIGNAL_PROCESS_GROUP = 1, 2, 4
 
 
 @syscall()
 def pidfd_open(task: Task, pid: Pid, flags: Flags) -> int:
     """man 2 pidfd_open. Errors: EINVAL, ESRCH, ENOENT (a thread that is no leader)."""
-    if flags & ~(PIDFD_NONBLOCK | _PIDFD_THREAD) or pid <= 0:
-        return -EINVAL
-    if flags & _PIDFD_THREAD:
-        track_stub("pidfd_open(PIDFD_THREAD)", flags)
+    if flags & ~(PIDFD_NONBLOCK | PIDFD_THREAD) or pid <= 0:
         return -EINVAL
     pids = task.kernel.pids
+    if flags & PIDFD_THREAD:
+        thread = pids.tasks.get(pid)
+        if thread is None:
+            return -ESRCH
+        return task.files.install_new(new_pidfd(task.kernel, thread.group, flags, thread), True)
     group = pids.thread_groups.get(pid)
     if group is None:
         return -ENOENT if pid in pids.tasks else -ESRCH
@@ -49,22 +52,26 @@ def pidfd_of(task: Task, fd: int) -> PidFdOps:
 @syscall()
 def pidfd_send_signal(task: Task, pidfd: FdNumber, signo: Int, info_address: UserAddress, flags: Flags) -> int:
     """man 2 pidfd_send_signal."""
-    if flags:
-        track_stub("pidfd_send_signal", flags)
+    if flags not in (0, _SIGNAL_THREAD, _SIGNAL_GROUP, _SIGNAL_PROCESS_GROUP):
         return -EINVAL
     target = pidfd_of(task, pidfd)
     group = target.group
+    to_thread = flags == _SIGNAL_THREAD or (not flags and target.thread is not None)
     if info_address:
         info = read_siginfo(task, info_address, signo)
         if int.from_bytes(task.copy_in(info_address, 4), "little") != signo:
             return -EINVAL
         check_forged(task, group.pid, info)
     else:
-        info = SigInfo.from_user(task, signo)
+        info = SigInfo.from_user(task, signo, SI_TKILL if to_thread else SI_USER)
     if not 0 <= signo <= NSIG:
         return -EINVAL
     if target.reaped:
         return -ESRCH
+    if to_thread:
+        return kill_thread(task, group.pid, target.pid, signo, info)
+    if flags == _SIGNAL_PROCESS_GROUP:
+        return kill_process_group(task, task.kernel.pids.process_groups.get(target.pid), signo)
     kill_group(task, group, signo, info)
     return 0
 
@@ -76,8 +83,9 @@ def pidfd_getfd(task: Task, pidfd: FdNumber, targetfd: FdNumber, flags: Flags) -
         return -EINVAL
     target = pidfd_of(task, pidfd)
     group = target.group
-    if target.reaped or group.exited:
+    if target.reaped or target.ended:
         return -ESRCH
-    if not may_inspect(task, group.leader, real=True):
+    holder = target.thread or group.leader
+    if not may_inspect(task, holder, real=True):
         return -EPERM
-    return task.files.install(group.leader.files.get(targetfd), True)
+    return task.files.install(holder.files.get(targetfd), True)

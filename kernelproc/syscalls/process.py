@@ -15,7 +15,7 @@ from polynix.kernelproc.task.exit import begin_group_exit, exit_task
 from polynix.kernelproc.task.fork import CloneArguments
 from polynix.kernelproc.task.wait import wait_for_child
 from polynix.kernelproc.uapi import structs
-from polynix.kernelproc.uapi.errno import E2BIG, EBADF, ECHILD, EINVAL, ESRCH
+from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ESRCH
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from polynix.kernelproc.uapi.limits import MAX_ARG_STRLEN
 from polynix.kernelproc.uapi.sched import (
@@ -235,14 +235,10 @@ def _awaited(task: Task, which: int, identity: int, options: int) -> tuple[Calla
     if which == P_PGID:
         pgid = identity or task.group.process_group.pgid
         return lambda child: child.process_group.pgid == pgid, options
-    from polynix.kernelproc.vfs.pidfd import group_of
+    from polynix.kernelproc.vfs.pidfd import child_of
 
     file = task.files.get(identity)
-    group = group_of(file)
-    if group is None:
-        raise Errno(EBADF)
-    if group.parent is not task.group:
-        raise Errno(ECHILD)
+    group = child_of(task, file)
     if file.nonblocking:
         options |= WNOHANG
     return lambda child: child is group, options

@@ -269,7 +269,7 @@ def tgkill(task: Task, tgid: Pid, tid: Pid, signo: Int) -> int:
     """man 2 tgkill"""
     if tgid <= 0 or tid <= 0:
         raise Errno(EINVAL)
-    return _kill_thread(task, tgid, tid, signo, SigInfo.from_user(task, signo, SI_TKILL))
+    return kill_thread(task, tgid, tid, signo, SigInfo.from_user(task, signo, SI_TKILL))
 
 
 @syscall()
@@ -277,10 +277,11 @@ def tkill(task: Task, tid: Pid, signo: Int) -> int:
     """man 2 tkill"""
     if tid <= 0:
         raise Errno(EINVAL)
-    return _kill_thread(task, 0, tid, signo, SigInfo.from_user(task, signo, SI_TKILL))
+    return kill_thread(task, 0, tid, signo, SigInfo.from_user(task, signo, SI_TKILL))
 
 
-def _kill_thread(task: Task, tgid: int, tid: int, signo: int, info: SigInfo) -> int:
+def kill_thread(task: Task, tgid: int, tid: int, signo: int, info: SigInfo) -> int:
+    """kill one thread, of whichever process if ``tgid`` is 0; signal 0 only checks. Errors: ESRCH, EINVAL, EPERM, EAGAIN when the queue is full."""
     target = task.kernel.pids.tasks.get(tid)
     if target is None or (tgid and target.group.pid != tgid):
         raise Errno(ESRCH)
@@ -322,7 +323,7 @@ def rt_tgsigqueueinfo(task: Task, tgid: Pid, tid: Pid, signo: Int, info_address:
     if tgid <= 0 or tid <= 0:
         raise Errno(EINVAL)
     check_forged(task, tgid, info)
-    return _kill_thread(task, tgid, tid, signo, info)
+    return kill_thread(task, tgid, tid, signo, info)
 
 
 __all__ = ["SIGRTMIN", "check_forged", "find_group", "kill_group", "kill_process_group", "read_siginfo", "read_sigset"]

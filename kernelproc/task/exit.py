@@ -102,6 +102,7 @@ def exit_task(task: Task, wait_status: int) -> None:
     if task.tid != group.pid:
         kernel.pids.tasks.pop(task.tid, None)
     if group.tasks:
+        group.exit_wait.notify(POLLIN)  # a pidfd of the thread
         _give_children_to_a_sibling(task)
     else:
         _end_group(group, wait_status)

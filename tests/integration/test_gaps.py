@@ -14,7 +14,6 @@ GAPS = (
     "umount2: MNT_EXPIRE",
     "xattr system.posix_acl_access",
     "MSG_OOB on AF_UNIX",
-    "pidfd_open(PIDFD_THREAD)",
     "seccomp listener",
     "prctl flags=0x23",  # PR_SET_MM
     "mmap MAP_HUGETLB",

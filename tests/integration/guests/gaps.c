@@ -36,7 +36,6 @@ int main(void) {
     umount2("/tmp/gap", MNT_EXPIRE);
     setxattr("/tmp/gap", "system.posix_acl_access", page, 4, 0);
     send(pair[0], "x", 1, MSG_OOB);
-    syscall(SYS_pidfd_open, getpid(), O_EXCL);
     struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {1, &allow};
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
