@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from polynix.addrspace.paged_memory import PagedMemory
 from polynix.ipc.bindings import MethodError
@@ -21,6 +20,7 @@ from polynix.ipc.protocols.pager import (
     PagerRegisterFileRequest,
 )
 from polynix.kernelproc.fidl_loop import EngineClient
+from polynix.kernelproc.fs.image_cache import ImageCache
 from polynix.kernelproc.incoming_directory import IncomingDirectory
 from polynix.kernelproc.uapi.errno import EIO
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from polynix.ipc.protocols.pager import PagerRegisterFileResponse
     from polynix.kernelproc.fs.image_format import ImageInode, ImageReader
     from polynix.kernelproc.kernel import Kernel
-
-OPEN_FILES_MAX: Final = 256  # closed files whose pages are kept for the next open
 
 
 def create_pager(kernel: Kernel, backing: Vmo, block_size: int) -> Channel:
@@ -49,11 +47,12 @@ class ImagePages:
     """All files of one image."""
 
     def __init__(self, kernel: Kernel, reader: ImageReader, channel: Channel) -> None:
+        self.kernel = kernel
+        self.cache = kernel.expando.get(ImageCache)
         self.reader = reader
         self.client = EngineClient(kernel.engine, Pager, channel)
         self._wait = lambda: kernel.wait_for_message(channel)
         self._memories: weakref.WeakValueDictionary[int, PagedMemory] = weakref.WeakValueDictionary()
-        self._recent: OrderedDict[int, PagedMemory] = OrderedDict()
 
     def memory_of(self, inode: ImageInode) -> PagedMemory:
         """The content of a regular file. Errors: OSError EIO; ValueError and the like of a damaged image."""
@@ -61,10 +60,7 @@ class ImagePages:
         if memory is None:
             inline = self.reader.inline(inode)
             memory = self._memories[inode.number] = self._register(inode) if inline is None else self._inline(inode, inline)
-        self._recent[inode.number] = memory
-        self._recent.move_to_end(inode.number)
-        if len(self._recent) > OPEN_FILES_MAX:
-            self._recent.popitem(last=False)
+        self.cache.used(memory)
         return memory
 
     def _register(self, inode: ImageInode) -> PagedMemory:
@@ -105,14 +101,19 @@ class ImagePages:
         def request(start: int, end: int) -> PagerPageInRequest:
             return PagerPageInRequest(inode_num=number, offset=start, length=end - start)
 
+        def came_in(start: int, end: int) -> None:
+            self.cache.came_in(self.kernel, (-(-end // CHUNK_SIZE) - start // CHUNK_SIZE) * CHUNK_SIZE)
+
         def page_in(start: int, end: int) -> None:
             self._call(Pager.page_in, request(start, end))
+            came_in(start, end)
 
         async def page_in_later(start: int, end: int) -> None:
             try:
                 await self.client.call(Pager.page_in, request(start, end), interruptible=False)
             except (MethodError, ZxStatus, FidlError) as error:
                 raise OSError(EIO, str(error)) from error
+            came_in(start, end)
 
         # What stubs map must not let them write: it is reopened for reading only.
         fd = os.open(f"/proc/self/fd/{vmo.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
@@ -129,5 +130,5 @@ class ImagePages:
 
     def close(self) -> None:
         """Give up all memory that nobody maps, and the pager."""
-        self._recent.clear()
+        self.cache.forget(list(self._memories.values()))
         self.client.close()

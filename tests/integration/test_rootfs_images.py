@@ -97,6 +97,28 @@ def test_only_what_is_touched_is_in_memory(image_of: Callable[[str], Path]) -> N
     assert outcome.out.strip() == b"1", outcome
 
 
+def test_the_page_cache_makes_room(image_of: Callable[[str], Path]) -> None:
+    """More is read than the container has memory for, file by file; what is cached is told, and stays within what guests leave."""
+    script = """
+        cd /tmp; i=0; while [ $i -lt 4 ]; do i=$((i+1)); cat /data/big > /dev/null; done; grep ^Cached /proc/meminfo
+        cat /data/part* | wc -c; grep ^Cached /proc/meminfo"""
+    tree = image_of("ext4").with_name("tree-of-parts")
+    (tree / "data").mkdir(parents=True)
+    for name in ("bin", "tmp", "dev", "proc"):
+        (tree / name).mkdir()
+    shutil.copy("/usr/bin/busybox", tree / "bin/busybox")
+    (tree / "bin/sh").symlink_to("busybox")
+    (tree / "data/big").write_bytes(random.Random(1).randbytes(2 << 20))
+    for number in range(40):
+        (tree / f"data/part{number}").write_bytes(random.Random(number).randbytes(2 << 20))
+    image = tree.with_name("parts")
+    subprocess.run(["mksquashfs", str(tree), str(image), "-quiet", "-no-progress", "-noD"], check=True, env={"PATH": PATH}, stdout=subprocess.DEVNULL)
+    outcome = run_polynix(["/bin/sh", "-c", script], flags=["--rootfs", str(image), "--memory", "48M", "--env", "PATH=/bin"], cwd="/")
+    before, _kilobytes, size, after, *_ = [word for word in outcome.out.split() if word.isdigit() or word == b"kB"]
+    assert int(size) == 80 << 20, outcome
+    assert 2 << 10 <= int(before) < 16 << 10 and 16 << 10 < int(after) <= 52 << 10, outcome
+
+
 def test_what_cannot_be_read_is_an_error_of_its_reader_only(image_of: Callable[[str], Path]) -> None:
     """The image is cut short under a container: what lies behind the cut gives SIGBUS, EIO and EFAULT, and the rest goes on."""
     image = image_of("ext4").with_name("cut")

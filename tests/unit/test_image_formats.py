@@ -12,17 +12,20 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from event_world import new_kernel
 from harness import directory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polynix.addrspace.paged_memory import PagedMemory
 from polynix.ipc.objects import Channel
 from polynix.ipc.protocols.component import ComponentNamespaceEntry
 from polynix.ipc.protocols.manager import Manager
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.fs.image import ImageDirectory, ImageFile, ask, new_image, open_reader
+from polynix.kernelproc.fs.image_cache import LOOK_BYTES, ImageCache
 from polynix.kernelproc.fs.image_ext4 import decode_time
 from polynix.kernelproc.fs.image_format import ImageError, ImageReader
 from polynix.kernelproc.incoming_directory import SERVICES, IncomingDirectory
@@ -104,7 +107,7 @@ class Mounted:
         self._ours, theirs = Channel.create()
         self._thread = threading.Thread(target=lambda: asyncio.run(services.serve(theirs)), daemon=True)
         self._thread.start()
-        kernel = new_kernel()
+        kernel = self.kernel = new_kernel()
         kernel.expando.remove(IncomingDirectory)
         kernel.expando.get(IncomingDirectory).enter(kernel.engine, [ComponentNamespaceEntry(path=SERVICES, directory=self._ours)])
         self.fs = new_image(kernel, os.fsencode(path))
@@ -207,6 +210,44 @@ def test_holes_of_a_sparse_file_take_no_memory(tree: Path) -> None:
         memory.require(0, 90_000_000)
         assert memory.absent(0, 90_000_000) == [] and memory.resident() < 1_000_000
         assert memory.read(5_000_000, 15) == b"data at 5000000"
+    finally:
+        mounted.close()
+
+
+def test_files_that_nobody_uses_make_room(tmp_path: Path) -> None:
+    """Cached files take what the guests' memory leaves free; the longest unused go first, and none that is in use."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(8):
+        (tree / f"{number}").write_bytes(os.urandom(1 << 20))
+    mounted = Mounted(make("ext4", tree, tmp_path / "image"))
+    cache = mounted.kernel.expando.get(ImageCache)
+
+    def read(number: int) -> PagedMemory:
+        ops = mounted.fs.root.ops.lookup(mounted.fs.root, b"%d" % number).ops
+        assert isinstance(ops, ImageFile)
+        memory = ops.memory()
+        memory.require(0, 1 << 20)
+        return memory
+
+    try:
+        mounted.kernel.memory = SimpleNamespace(bound=64 << 20, used_bytes=lambda: 1 << 20)
+        kept = read(0)
+        for number in range(1, 8):
+            read(number)
+        assert cache.resident_bytes() == 8 << 20
+        mounted.kernel.memory.bound = 4 << 20
+        for _ in range(LOOK_BYTES >> 20):  # of bytes that come in
+            cache.came_in(mounted.kernel, 1 << 20)
+        assert cache.resident_bytes() == 3 << 20
+        assert kept.resident() == 1 << 20
+        for number in (6, 7):
+            assert read(number).resident() == 1 << 20
+        assert cache.resident_bytes() == 3 << 20  # they were there
+        assert read(1).read(0, 1 << 20) == (tree / "1").read_bytes()  # and what went comes again
+        del kept
+        cache.shrink(0)
+        assert cache.resident_bytes() == 0
     finally:
         mounted.close()
 

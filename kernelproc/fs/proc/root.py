@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
+from polynix.kernelproc.fs.image_cache import ImageCache
 from polynix.kernelproc.fs.proc.open_files import file_locks
 from polynix.kernelproc.fs.proc.process import task_node
 from polynix.kernelproc.fs.proc.system_control import sys_directory
@@ -61,11 +62,12 @@ def meminfo(task: Task) -> bytes:
     page = os.sysconf("SC_PAGE_SIZE")
     total = kernel.memory_limit or os.sysconf("SC_PHYS_PAGES") * page
     used = kernel.memory.used_bytes() or sum(task.mm.resident_bytes() for task in {id(t.mm): t for t in kernel.pids.tasks.values()}.values())
+    cached = kernel.expando.get(ImageCache).resident_bytes()
     host_free = os.sysconf("SC_AVPHYS_PAGES") * page
     free = max(min(total - used, host_free), 0)
     rows = (
-        ("MemTotal", total), ("MemFree", free), ("MemAvailable", free), ("Buffers", 0), ("Cached", 0), ("SwapCached", 0), ("Active", used), ("Inactive", 0),
-        ("SwapTotal", 0), ("SwapFree", 0), ("Dirty", 0),
+        ("MemTotal", total), ("MemFree", free), ("MemAvailable", free), ("Buffers", 0), ("Cached", cached), ("SwapCached", 0), ("Active", used),
+        ("Inactive", 0), ("SwapTotal", 0), ("SwapFree", 0), ("Dirty", 0),
         ("Writeback", 0), ("AnonPages", used), ("Mapped", 0), ("Shmem", used), ("KReclaimable", 0), ("Slab", 0),
         ("SReclaimable", 0), ("SUnreclaim", 0),
         ("CommitLimit", total), ("Committed_AS", sum(mm.total_vm for mm in {t.mm for t in kernel.pids.tasks.values()})),
