@@ -191,16 +191,21 @@ CASE(leader_exits_first) {
 }
 
 static void *end_thread(void *argument) {
-    sleep_ms(30);
     syscall(SYS_exit, (long)argument);
     return NULL;
+}
+
+static void *end_after_leader(void *argument) {
+    while (state_of(getpid()) != 'Z')
+        sleep_ms(1);
+    return end_thread(argument);
 }
 
 CASE(status_is_the_last_threads) {
     pid_t pid = fork();
     if (!pid) {
         pthread_t thread;
-        pthread_create(&thread, NULL, end_thread, (void *)44);
+        pthread_create(&thread, NULL, end_after_leader, (void *)44);
         syscall(SYS_exit, 33);
     }
     CHECK(exit_of(pid) == 44);
@@ -208,14 +213,14 @@ CASE(status_is_the_last_threads) {
     if (!pid) {
         pthread_t thread;
         pthread_create(&thread, NULL, end_thread, (void *)44);
-        sleep_ms(100);
+        pthread_join(thread, NULL);
         _exit(55);
     }
     CHECK(exit_of(pid) == 55);
     pid = fork();
     if (!pid) {
         pthread_t thread;
-        pthread_create(&thread, NULL, end_thread, (void *)44);
+        pthread_create(&thread, NULL, end_after_leader, (void *)44);
         pthread_exit(NULL);
     }
     CHECK(exit_of(pid) == 44);
