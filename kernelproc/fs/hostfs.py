@@ -36,7 +36,7 @@ OPEN_FILES_MAX: Final = 256  # closed files whose descriptor is kept for the nex
 
 
 class HostFs(FileSystemOps):
-    """One host directory. ``root_fd`` is its O_PATH descriptor. Writable ones are :class:`hostfs_bind.BindFs`."""
+    """One host directory. ``root_fd`` is its O_PATH descriptor, closed once nobody refers to the file system. Writable ones are :class:`hostfs_bind.BindFs`."""
 
     name = b"hostfs"
     magic = HOSTFS_SUPER_MAGIC
@@ -55,6 +55,10 @@ class HostFs(FileSystemOps):
         self._nodes: WeakValueDictionary[tuple[int, int], FsNode] = WeakValueDictionary()
         self._directory_fds: OrderedDict[HostDirectory, int] = OrderedDict()
         self._open_files: OrderedDict[tuple[HostFile, bool], MemoryObject] = OrderedDict()
+
+    def __del__(self) -> None:
+        self.close()  # unmounted or not: a detached mount may have been in use until now
+        os.close(self.root_fd)
 
     # nodes ----------------------------------------------------------------------------------------------------------------------------------
     def node_of(self, parent: HostDirectory | None, name: bytes, status: os.stat_result) -> FsNode:
