@@ -14,6 +14,7 @@ from polynix.kernelproc.power.hold import Holds
 from polynix.kernelproc.power.manager import PowerManager
 from polynix.kernelproc.registry import DeviceRegistry, FsRegistry
 from polynix.kernelproc.task.pid_table import PidTable
+from polynix.kernelproc.uapi.signal import SIGKILL
 
 if TYPE_CHECKING:
     from polynix.ipc.objects import Channel
@@ -106,7 +107,7 @@ class Kernel:
 
         for other in list(self.pids.thread_groups.values()):
             if other is not group and not other.exited and not other.is_kernel:
-                begin_group_exit(other, 9)
+                begin_group_exit(other, SIGKILL)
         self.power.wake_up()  # nobody is left to do that
         for callback in self.on_init_exit:
             callback(group)

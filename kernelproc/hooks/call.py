@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.syscalls import table
+from polynix.kernelproc.syscalls.types import as_int
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class SystemCall:
         return self.result
 
     def _path_of_fd(self, register: int) -> str | None:
-        file = self.task.files.files.get(_signed(register))
+        file = self.task.files.files.get(as_int(register))
         if file is None:
             return None
         if file.name is None:
@@ -152,16 +153,12 @@ class SystemCall:
             return None
         base = "/"
         if not text.startswith(b"/"):
-            start = AT_FDCWD if directory is None else _signed(self.arguments[directory])
+            start = AT_FDCWD if directory is None else as_int(self.arguments[directory])
             found = os.fsdecode(self.task.fs.cwd.path(self.task.fs)) if start == AT_FDCWD else self._path_of_fd(self.arguments[directory or 0])
             if found is None:
                 return None
             base = found
         return os.path.normpath(os.path.join(base, os.fsdecode(text))) if text else base
-
-
-def _signed(register: int) -> int:
-    return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
 def _nobody(**_fields: Any) -> None:

@@ -12,7 +12,7 @@ from polynix.kernelproc.signals.async_io import FileOwner, owner_of, set_async
 from polynix.kernelproc.signals.signal_state import NSIG
 from polynix.kernelproc.syscalls import lock
 from polynix.kernelproc.syscalls.table import syscall
-from polynix.kernelproc.syscalls.types import FdNumber, Flags, UInt, ULong
+from polynix.kernelproc.syscalls.types import FdNumber, Flags, UInt, ULong, as_int
 from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi.capability import CAP_FOWNER, CAP_SYS_RAWIO
 from polynix.kernelproc.uapi.close_range import CLOSE_RANGE_CLOEXEC, CLOSE_RANGE_UNSHARE
@@ -173,7 +173,7 @@ def _dupfd_cloexec(task: Task, fd: int, file: FileObject, argument: int) -> int:
 
 
 def _dupfd_query(task: Task, _fd: int, file: FileObject, argument: int) -> int:
-    return int(task.files.get(_signed(argument)) is file)
+    return int(task.files.get(as_int(argument)) is file)
 
 
 def _getfd(task: Task, fd: int, _file: FileObject, _argument: int) -> int:
@@ -218,7 +218,7 @@ def _set_owner(task: Task, file: FileObject, kind: int, pid: int) -> int:
 
 
 def _setown(task: Task, _fd: int, file: FileObject, argument: int) -> int:
-    who = _signed(argument)
+    who = as_int(argument)
     if who == -(1 << 31):
         return -EINVAL
     return _set_owner(task, file, F_OWNER_PGRP if who < 0 else F_OWNER_PID, abs(who))
@@ -308,10 +308,6 @@ def _set_rw_hint(task: Task, _fd: int, _file: FileObject, argument: int) -> int:
 
 def _created_query(_task: Task, _fd: int, _file: FileObject, _argument: int) -> int:
     return 0
-
-
-def _signed(argument: int) -> int:
-    return ((argument & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
 _COMMANDS: Final[dict[int, Callable[[Task, int, FileObject, int], Result]]] = {

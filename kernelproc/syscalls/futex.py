@@ -10,7 +10,7 @@ from polynix.addrspace._usercopy import UserAddress
 from polynix.kernelproc.engine import Interrupted
 from polynix.kernelproc.errno import ERESTART_RESTARTBLOCK, Errno
 from polynix.kernelproc.syscalls.table import syscall
-from polynix.kernelproc.syscalls.types import Flags, Int, Pid, Size, UInt, ULong
+from polynix.kernelproc.syscalls.types import Flags, Int, Pid, Size, UInt, ULong, as_int
 from polynix.kernelproc.task.clocks import deadline_of
 from polynix.kernelproc.task.futex import FutexTable, FutexWait, wake_op
 from polynix.kernelproc.task.ptrace_access import may_inspect
@@ -79,16 +79,16 @@ def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeo
         target = _key(task, address2)
         if command == FUTEX_CMP_REQUEUE and task.user.load_u32(address) != value3:
             return -EAGAIN
-        wake_count, requeue_count = _signed(value), _signed(timeout)
+        wake_count, requeue_count = as_int(value), as_int(timeout)
         if wake_count < 0 or requeue_count < 0:
             return -EINVAL
         return table.requeue(key, target, wake_count, requeue_count, address2)
     if command == FUTEX_WAKE_OP:
         target = _key(task, address2)
         also_second = wake_op(task.user, address2, value3)
-        woken = table.wake(key, _signed(value))
+        woken = table.wake(key, as_int(value))
         if also_second:
-            woken += table.wake(target, _signed(timeout))
+            woken += table.wake(target, as_int(timeout))
         return woken
     if command in (FUTEX_LOCK_PI, FUTEX_LOCK_PI2):
         result = table.try_lock_pi(task, task.user, address)
@@ -106,11 +106,11 @@ def futex(task: Task, address: UserAddress, operation: Flags, value: UInt, timeo
         return table.wait_requeue_pi(task, address, key, target, deadline, FUTEX_BITSET_MATCH_ANY)
     if command == FUTEX_CMP_REQUEUE_PI:
         target = _key(task, address2)
-        if target == key or value != 1 or _signed(timeout) < 0:
+        if target == key or value != 1 or as_int(timeout) < 0:
             return -EINVAL
         if task.user.load_u32(address) != value3:
             return -EAGAIN
-        return table.requeue_pi(task, key, target, address2, _signed(timeout))
+        return table.requeue_pi(task, key, target, address2, as_int(timeout))
     return -ENOSYS
 
 
@@ -120,15 +120,11 @@ def _key(task: Task, address: UserAddress) -> Key:
     return task.user.futex_key(address)
 
 
-def _signed(value: int) -> int:
-    return ((value & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
-
-
 def _wake(task: Task, address: UserAddress, count: int, bitset: int) -> int:
     if not bitset:
         return -EINVAL
     key = _key(task, address)
-    return task.kernel.expando.get(FutexTable).wake(key, _signed(count), bitset)
+    return task.kernel.expando.get(FutexTable).wake(key, as_int(count), bitset)
 
 
 def _deadline(task: Task, address: UserAddress, *, relative: bool, realtime: bool) -> int:

@@ -15,7 +15,7 @@ from polynix.kernelproc.signals.siginfo import SIGINFO_SIZE, SigInfo
 from polynix.kernelproc.signals.signal_state import NSIG, UNBLOCKABLE, SignalAction, bit
 from polynix.kernelproc.signals.wake import recalculate_attention, set_mask, set_temporary_mask
 from polynix.kernelproc.syscalls.table import syscall
-from polynix.kernelproc.syscalls.types import Int, Pid, Size, UserAddress
+from polynix.kernelproc.syscalls.types import Int, Pid, Size, UserAddress, as_int
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import EAGAIN, EINTR, EINVAL, EPERM, ESRCH
 from polynix.kernelproc.uapi.limits import INT_MIN
@@ -98,7 +98,7 @@ def sigaltstack(task: Task, address: UserAddress, old: UserAddress) -> int:
     assert slot is not None
     new = structs.stack_t.unpack(task.copy_in(address, structs.stack_t.SIZE)) if address else None
     base, _, size = task.alternate_stack
-    before = structs.stack_t.pack(ss_sp=base, ss_flags=_signed(alternate_stack_flags(task, slot.sp)), ss_size=size)
+    before = structs.stack_t.pack(ss_sp=base, ss_flags=as_int(alternate_stack_flags(task, slot.sp)), ss_size=size)
     if new is not None:
         error = set_alternate_stack(task, slot.sp, new.ss_sp, new.ss_flags, new.ss_size)
         if error:
@@ -106,10 +106,6 @@ def sigaltstack(task: Task, address: UserAddress, old: UserAddress) -> int:
     if old:
         task.copy_out(old, before)
     return 0
-
-
-def _signed(value: int) -> int:
-    return (value & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
 @syscall()

@@ -11,7 +11,7 @@ from polynix.kernelproc.ipc_sysv.objects import S_IRUGO, S_IWUGO
 from polynix.kernelproc.ipc_sysv.semaphores import Operation, SemaphoreSet, SemaphoreTable, UndoList
 from polynix.kernelproc.syscalls.table import syscall
 from polynix.kernelproc.syscalls.timeouts import deadline_after, import_timespec
-from polynix.kernelproc.syscalls.types import Flags, Int, UInt, ULong
+from polynix.kernelproc.syscalls.types import Flags, Int, UInt, ULong, as_int
 from polynix.kernelproc.uapi.errno import E2BIG, EFBIG, EINVAL
 from polynix.kernelproc.uapi.ipc import (
     GETALL,
@@ -133,7 +133,7 @@ def _set(task: Task, semaphores: SemaphoreSet, number: int, command: int, argume
     semaphores.check(task, S_IWUGO)
     if command == SETVAL:
         semaphores.semaphore(number)
-        values = {number: ((argument & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000}
+        values = {number: as_int(argument)}
     else:
         raw = task.copy_in(UserAddress(argument), 2 * len(semaphores.semaphores))
         values = dict(enumerate(memoryview(raw).cast("H")))

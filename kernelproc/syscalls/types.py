@@ -24,6 +24,11 @@ Pid = Annotated[int, S32]  # pid_t
 Uid = Annotated[int, U32]  # uid_t, gid_t
 
 
+def as_int(register: int) -> int:
+    """What a C ``int`` reads in a register that was passed as something else."""
+    return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
+
+
 class _NoReturn:
     """What a call returns when its task does not go back by the usual way (exit, a replaced thread)."""
 

@@ -49,6 +49,7 @@ from polynix.kernelproc.uapi.sched import (
     CLONE_VFORK,
     CLONE_VM,
 )
+from polynix.kernelproc.uapi.signal import SIGCHLD
 from polynix.kernelproc.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class CloneArguments(NamedTuple):
     """clone3's arguments; ``stack`` is the stack pointer to start with, 0 for the parent's."""
 
     flags: int
-    exit_signal: int = 17
+    exit_signal: int = SIGCHLD
     stack: int = 0
     tls: int = 0
     parent_tid: int = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from polynix.addrspace.vma import VmaKind
 from polynix.kernelproc.fs.proc.memory_maps import resident
 from polynix.kernelproc.task.cpu_time import group_cpu_time, nanoseconds_to_ticks, thread_cpu_time
-from polynix.kernelproc.uapi.resource import RLIMIT_RSS
+from polynix.kernelproc.uapi.resource import RLIMIT_RSS, RLIMIT_SIGPENDING
 
 if TYPE_CHECKING:
     from polynix.kernelproc.task.task import Task
@@ -131,7 +131,7 @@ def status_text(task: Task) -> bytes:
     mask = sum(1 << cpu for cpu in cpus)
     lines += [
         f"Threads:\t{max(len(group.tasks), 1)}",
-        f"SigQ:\t{pending_signals(task)}/{group.limits.soft(11)}",
+        f"SigQ:\t{pending_signals(task)}/{group.limits.soft(RLIMIT_SIGPENDING)}",
         f"SigPnd:\t{pending:016x}",
         f"ShdPnd:\t{shared_pending:016x}",
         f"SigBlk:\t{blocked:016x}",
