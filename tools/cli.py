@@ -6,12 +6,12 @@ Imports nothing heavy before it must.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 from polynix.tools import container_commands
-from polynix.tools.container_options import CONTAINER_OPTIONS
+from polynix.tools.container_options import CONTAINER_OPTIONS, ContainerOption
 from polynix.tools.exit_status import EXIT_ERROR, status_of, tell_error
 from polynix.tools.finite_range import FiniteRange
 
@@ -58,8 +58,18 @@ def cli() -> None:
 
 def container_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that shape a container, as ``run`` and ``start`` take them."""
+    return _with_options(command, CONTAINER_OPTIONS)
+
+
+def _measured_container_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Those of them that a command takes which starts a container of its own for measuring."""
+    taken = ("rootfs", "binds", "user", "features", "memory")
+    return _with_options(command, [option for option in CONTAINER_OPTIONS if option.destination in taken])
+
+
+def _with_options(command: Callable[..., Any], options: Sequence[ContainerOption]) -> Callable[..., Any]:
     types = {"": None, "count": click.IntRange(min=1), "seconds": FiniteRange(min=0.01)}
-    for option in reversed(CONTAINER_OPTIONS):
+    for option in reversed(options):
         command = click.option(
             *option.flags,
             option.destination,
@@ -229,21 +239,6 @@ polynix itself failed, a file cannot be written, or --kill names no process.
 """
 
 
-def _container_options(command: Any) -> Any:
-    """Options of a command that starts a container of its own for measuring."""
-    for option in reversed(
-        (
-            click.option("--rootfs", metavar="DIR", default="/", show_default=True, help="Root directory: the read-only lower layer."),
-            click.option("--bind", "binds", metavar="SRC:DST[:ro]", multiple=True, help="Show a host file or directory inside. Repeatable."),
-            click.option("--user", "-u", metavar="UID[:GID]", default="0:0", show_default=True, help="User inside."),
-            click.option("--feature", "features", metavar="NAME[:ARGS]", multiple=True, help="Enable a kernel module. Repeatable."),
-            click.option("--memory", metavar="SIZE", default="", help="Limit of guest memory (K, M, G)."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 @contextlib.contextmanager
 def _one_line_container_errors(program: str) -> Iterator[None]:
     """What goes wrong with a container that a tool starts becomes polynix's own error."""
@@ -273,7 +268,7 @@ def _one_line_container_errors(program: str) -> Iterator[None]:
 @click.option("--windows", metavar="S", type=FiniteRange(min=0.05), default=None, help="Measure interference: hold all but one or two for S seconds each.")
 @click.option("--against", metavar="COMMAND", multiple=True, help="Measure interference: whole runs beside COMMAND. Repeatable.")
 @click.option("--kill", metavar="PID", type=int, default=None, help="Kill this process of the container, and see what it does to the others.")
-@_container_options
+@_measured_container_options
 @click.argument("command", metavar="[PROGRAM [ARG]...]", nargs=-1, type=click.UNPROCESSED)
 def profile_command(rootfs: str, binds: tuple[str, ...], user: str, features: tuple[str, ...], memory: str, **options: Any) -> int:
     """Run PROGRAM in a fresh container, or watch a running one, and report per process and thread where time goes (user, kernel, blocked, runnable),
@@ -325,7 +320,7 @@ Exit status: 0 when everything was as it should be, 1 when something was found,
 @click.option("--report", metavar="FILE", default=None, help="Write an HTML report: one file that needs no network.")
 @click.option("--json", "json_path", metavar="FILE", default=None, help="Write everything as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
-@_container_options
+@_measured_container_options
 @click.argument("command", metavar="[COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
 def stress_command(
     containers: int, processes: int, threads: int, duration: str, rate: float, ramp: bool, mix: str | None, faults: tuple[str, ...], seed: int | None,
