@@ -96,8 +96,9 @@ def _mount_flags(flags: int) -> int:
 
 
 def set_propagation(changed: Mount, kind: int) -> None:
-    """MS_SHARED and its like. Nothing is ever shared, so that private, slave and unbindable mounts are what they already were."""
-    if kind & (MS_SHARED | MS_UNBINDABLE):
+    """MS_SHARED and its like. Nothing is ever shared, so that private mounts and slaves are what they already were."""
+    changed.unbindable = kind == MS_UNBINDABLE
+    if kind == MS_SHARED:
         track_stub("mount propagation", kind)
 
 

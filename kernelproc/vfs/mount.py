@@ -41,10 +41,10 @@ _ids = itertools.count(20)
 class Mount:
     """``root`` of ``fs`` seen at ``mountpoint`` of ``parent``; the root mount of a namespace and internal mounts have neither.
 
-    ``flags`` are MS_* of this mount. ``peer_group`` is the number of a shared mount's peer group for mountinfo, 0 when private.
+    ``flags`` are MS_* of this mount. All mounts are private; an ``unbindable`` one can't be cloned either.
     """
 
-    __slots__ = ("__weakref__", "flags", "fs", "id", "mountpoint", "parent", "peer_group", "root", "source")
+    __slots__ = ("__weakref__", "flags", "fs", "id", "mountpoint", "parent", "root", "source", "unbindable")
 
     def __init__(self, fs: FileSystem, root: DirEntry, flags: int = MS_RELATIME, source: bytes | None = None) -> None:
         self.id = next(_ids)
@@ -54,7 +54,7 @@ class Mount:
         self.source = fs.source if source is None else source
         self.parent: Mount | None = None
         self.mountpoint: DirEntry = root
-        self.peer_group = 0
+        self.unbindable = False
 
     @property
     def read_only(self) -> bool:

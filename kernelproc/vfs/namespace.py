@@ -164,7 +164,11 @@ class Namespace:
             mounts[0].fs.mount_count -= 1
 
     def clone_tree(self, source: NamespaceNode, recursive: bool) -> list[Mount]:
-        """A mount that shows what is at ``source``, attached nowhere, and with ``recursive`` copies of what is mounted below it, attached to it."""
+        """A mount that shows what is at ``source``, attached nowhere, and with ``recursive`` copies of what is mounted below it, attached to it.
+        Errors: EINVAL for an unbindable one; those below are left out.
+        """
+        if source.mount.unbindable:
+            raise Errno(EINVAL)
         clone = Mount(source.mount.fs, source.entry, source.mount.flags, source.mount.source)
         mapping = {source.mount: clone}
         copies = [clone]
@@ -172,7 +176,7 @@ class Namespace:
             return copies
         for mount in self.subtree(source.mount)[1:]:
             parent = mount.parent
-            if parent not in mapping or (parent is source.mount and not mount.mountpoint.is_below(source.entry)):
+            if mount.unbindable or parent not in mapping or (parent is source.mount and not mount.mountpoint.is_below(source.entry)):
                 continue
             copy = Mount(mount.fs, mount.root, mount.flags, mount.source)
             copy.attach(mapping[parent], mount.mountpoint)
@@ -222,7 +226,7 @@ class Namespace:
         mapping: dict[Mount, Mount] = {}
         for mount in self.mounts:
             mapping[mount] = copy = Mount(mount.fs, mount.root, mount.flags, mount.source)
-            copy.peer_group = mount.peer_group
+            copy.unbindable = mount.unbindable
         for mount, copy in mapping.items():
             if mount.parent is not None:
                 copy.attach(mapping[mount.parent], mount.mountpoint)

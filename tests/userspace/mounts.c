@@ -192,3 +192,21 @@ CASE(mount_over_itself_and_move) {
     FAILS(access("m/one", F_OK), ENOENT);
     CHECK(umount("n") == 0);
 }
+
+CASE(unbindable) {
+    own_namespace();
+    mkdir("m", 0755), mkdir("n", 0755);
+    CHECK(mount("none", "m", "tmpfs", 0, NULL) == 0 && mkdir("m/below", 0755) == 0 && mount("none", "m/below", "tmpfs", 0, NULL) == 0);
+    put("m/below/file", "");
+    CHECK(mount(NULL, "m/below", NULL, MS_UNBINDABLE, NULL) == 0);
+    FAILS(mount("m/below", "n", NULL, MS_BIND, NULL), EINVAL);
+    CHECK(strstr(content("/proc/self/mountinfo"), " unbindable - tmpfs") != NULL);
+    CHECK(mount("m", "n", NULL, MS_BIND | MS_REC, NULL) == 0 && access("n/below", F_OK) == 0);
+    FAILS(access("n/below/file", F_OK), ENOENT);
+    CHECK(umount2("n", MNT_DETACH) == 0);
+    CHECK(mount(NULL, "m", NULL, MS_PRIVATE | MS_REC, NULL) == 0 && mount("m", "n", NULL, MS_BIND | MS_REC, NULL) == 0 && access("n/below/file", F_OK) == 0);
+    CHECK(mount(NULL, "n", NULL, MS_SLAVE, NULL) == 0); /* of nobody: it stays private */
+    CHECK(!strstr(content("/proc/self/mountinfo"), "unbindable") && !strstr(content("/proc/self/mountinfo"), "master:"));
+    FAILS(mount(NULL, "m", NULL, MS_PRIVATE | MS_SLAVE, NULL), EINVAL);
+    FAILS(mount(NULL, "m/below/file", NULL, MS_PRIVATE, NULL), EINVAL);
+}

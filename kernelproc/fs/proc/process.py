@@ -109,7 +109,7 @@ def mountinfo(task: Task) -> bytes:
             _escape(mount.source or b"none"),
             (b"ro" if mount.fs.read_only else b"rw") + (b"," + mount.fs.options if mount.fs.options else b""),
         )
-        lines.append(head + (b" shared:%d " % mount.peer_group if mount.peer_group else b" ") + tail)
+        lines.append(head + (b" unbindable " if mount.unbindable else b" ") + tail)
     return b"\n".join(lines) + b"\n"
 
 
