@@ -22,6 +22,7 @@ from polynix.ipc.status import Status, ZxStatus
 MAX_BYTES = 65536
 MAX_HANDLES = 64
 WINDOW = 4 << 20  # what may be written and not read, as cost() counts
+REPORT = 64 << 10  # of cost: what a reader in another process may have read before it says so
 MESSAGE_COST = 256
 HANDLE_COST = 64
 

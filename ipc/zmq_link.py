@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polynix.ipc.channel import RIGHTS, WINDOW, Channel, ChannelEnd, Message
+from polynix.ipc.channel import REPORT, RIGHTS, WINDOW, Channel, ChannelEnd, Message
 from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.record import NUMBER, ROOT, SIGNALS, Operation, Record, Run, decode, encode, encode_run, signals, word
 from polynix.ipc.service import Service
-from polynix.ipc.session import REPORT
 from polynix.ipc.signals import Signals
 from polynix.ipc.status import Status, ZxStatus
 from polynix.ipc.wire import Wire, WireError

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from polynix.ipc.channel import HANDLE_COST, MESSAGE_COST, WINDOW, ChannelEnd, ChannelPeer, Message
+from polynix.ipc.channel import HANDLE_COST, MESSAGE_COST, REPORT, WINDOW, ChannelEnd, ChannelPeer, Message
 from polynix.ipc.counter import CounterObject
 from polynix.ipc.event import EventObject, EventPairEnd
 from polynix.ipc.handle import KernelObject, Transfer
@@ -25,7 +25,6 @@ from polynix.ipc.kinds import KINDS, descriptor_of, kind_of
 from polynix.ipc.light_dataclass import dataclass
 from polynix.ipc.object_lock import OBJECTS
 from polynix.ipc.record import NUMBER, ROOT, SIGNALS, Entry, Kind, Operation, Record, Run, decode, encode, encode_run, signals, word
-from polynix.ipc.session import REPORT
 from polynix.ipc.shareable import ShareableObject
 from polynix.ipc.signals import Rights, Signals
 from polynix.ipc.status import Status, ZxStatus
