@@ -8,9 +8,25 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
 
 from polynix.addrspace._usercopy import MemoryObject
 from polynix.addrspace.addresses import page_up
+
+
+class AbsentPages(Exception):
+    """Pages are needed that are not present, and may not be waited for in place (:func:`no_waiting`)."""
+
+    def __init__(self, memory: PagedMemory, start: int, end: int) -> None:
+        super().__init__()
+        self.memory = memory
+        self.start = start
+        self.end = end
+
+    async def come(self) -> None:
+        """Wait for them. Errors: OSError."""
+        await self.memory.require_later(self.start, self.end)
 
 
 class PagedMemory(MemoryObject):
@@ -18,6 +34,9 @@ class PagedMemory(MemoryObject):
 
     ``supply(start, end)`` makes the chunks of a range of offsets present, and blocks meanwhile; ``supply_later`` is awaited for the same. Errors: OSError.
     """
+
+    waits: ClassVar[bool] = True
+    """Whether :meth:`require` may block."""
 
     def __init__(
         self, fd: int, presence_fd: int, size: int, chunk_size: int, supply: Callable[[int, int], None], supply_later: Callable[[int, int], Awaitable[None]]
@@ -50,8 +69,10 @@ class PagedMemory(MemoryObject):
             start = after * chunk_size
 
     def require(self, start: int, end: int) -> None:
-        """Make all of [start, end) present that lies within the file. Errors: OSError."""
+        """Make all of [start, end) present that lies within the file. Errors: OSError, AbsentPages."""
         for low, high in self.absent(start, end):
+            if not self.waits:
+                raise AbsentPages(self, low, high)
             self.supply(low, high)
 
     async def require_later(self, start: int, end: int) -> None:
@@ -77,6 +98,16 @@ class PagedMemory(MemoryObject):
 
     def data_ranges(self, offset: int, length: int, /) -> list[tuple[int, int]]:
         return list(self.runs(offset, offset + length))
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Nothing blocks for absent pages meanwhile: AbsentPages says which they are. For what can be tried again."""
+    PagedMemory.waits = False
+    try:
+        yield
+    finally:
+        PagedMemory.waits = True
 
 
 def require(memory: MemoryObject, offset: int, length: int) -> None:

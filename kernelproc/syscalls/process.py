@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from polynix.kernelproc.errno import Errno
@@ -137,15 +137,15 @@ def read_string_array(task: Task, address: UserAddress) -> list[bytes]:
 
 
 @syscall()
-def execve(task: Task, path: UserAddress, argv: UserAddress, envp: UserAddress) -> None:
+def execve(task: Task, path: UserAddress, argv: UserAddress, envp: UserAddress) -> Awaitable[None] | None:
     """man 2 execve"""
     file_name = task.read_path(path)
     file = open_exec(task, AT_FDCWD, file_name)
-    task_exec.execute(task, file, file_name, read_string_array(task, argv), read_string_array(task, envp))
+    return task_exec.execute_when_present(task, file, file_name, read_string_array(task, argv), read_string_array(task, envp))
 
 
 @syscall()
-def execveat(task: Task, dir_fd: FdNumber, path: UserAddress, argv: UserAddress, envp: UserAddress, flags: Flags) -> None:
+def execveat(task: Task, dir_fd: FdNumber, path: UserAddress, argv: UserAddress, envp: UserAddress, flags: Flags) -> Awaitable[None] | None:
     """man 2 execveat"""
     if flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW):
         raise Errno(EINVAL)
@@ -153,7 +153,7 @@ def execveat(task: Task, dir_fd: FdNumber, path: UserAddress, argv: UserAddress,
     file = open_exec(task, dir_fd, file_name, follow=not flags & AT_SYMLINK_NOFOLLOW, empty_path=bool(flags & AT_EMPTY_PATH))
     if dir_fd != AT_FDCWD and not file_name.startswith(b"/"):
         file_name = b"/dev/fd/%d" % dir_fd + (b"/" + file_name if file_name else b"")
-    task_exec.execute(task, file, file_name, read_string_array(task, argv), read_string_array(task, envp))
+    return task_exec.execute_when_present(task, file, file_name, read_string_array(task, argv), read_string_array(task, envp))
 
 
 # -- ending -----------------------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from polynix.addrspace.paged_memory import AbsentPages, no_waiting
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.task import cpu_time, futex
 from polynix.kernelproc.task import exit as task_exit
@@ -18,13 +19,13 @@ from polynix.kernelproc.task.resource_limits import ResourceLimits
 from polynix.kernelproc.task.scheduling import host_thread_changed
 from polynix.kernelproc.task.task import Task
 from polynix.kernelproc.task.thread_group import ThreadGroup
-from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, ELOOP, ENOENT, ENOEXEC, ENOMEM, ENOSPC, ETXTBSY
+from polynix.kernelproc.uapi.errno import EACCES, EAGAIN, EIO, ELOOP, ENOENT, ENOEXEC, ENOMEM, ENOSPC, ETXTBSY
 from polynix.kernelproc.uapi.fcntl import AT_FDCWD
 from polynix.kernelproc.uapi.resource import RLIMIT_STACK
 from polynix.kernelproc.vfs.lookup import open_exec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.task.fd_table import FdTable
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from polynix.kernelproc.vfs.namespace import NamespaceNode
 
 HEAD_BYTES = 4096
+MAX_WAITS = 64  # for pages of one program, before it is loaded in one go
 SCRIPT_LINE = 256
 MAX_SCRIPT_DEPTH = 5
 ARGUMENT_LIMIT = 6 << 20
@@ -172,6 +174,41 @@ def execute(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes
     host_thread_changed(task)
 
 
+def execute_when_present(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes], envp: Sequence[bytes]) -> Awaitable[None] | None:
+    """:func:`execute`. Where pages of the program have yet to come, returns what waits for them, while other guests go on, and tries again: until it succeeds
+    an exec changes nothing.
+    """
+    file.retain()
+    try:
+        with no_waiting():
+            execute(task, file, file_name, argv, envp)
+    except AbsentPages as absent:
+        return _execute_later(task, file, file_name, argv, envp, absent)
+    except BaseException:
+        file.release()
+        raise
+    file.release()
+    return None
+
+
+async def _execute_later(task: Task, file: FileObject, file_name: bytes, argv: Sequence[bytes], envp: Sequence[bytes], absent: AbsentPages) -> None:
+    """``file`` is ours to release."""
+    try:
+        for _ in range(MAX_WAITS):
+            try:
+                await absent.come()
+            except OSError:
+                raise Errno(EIO) from None
+            try:
+                with no_waiting():
+                    return execute(task, file, file_name, argv, envp)
+            except AbsentPages as others:
+                absent = others
+        return execute(task, file, file_name, argv, envp)  # they go as fast as they come
+    finally:
+        file.release()
+
+
 async def start_program(
     kernel: Kernel,
     argv: Sequence[bytes],
@@ -210,7 +247,9 @@ async def start_program(
     process_group.members[group] = None
     pids = kernel.pids
     try:
-        execute(task, file, path, argv, env)
+        waiting = execute_when_present(task, file, path, argv, env)
+        if waiting is not None:
+            await waiting
     except BaseException:
         files.close_all(task)
         raise

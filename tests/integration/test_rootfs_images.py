@@ -97,6 +97,16 @@ def test_only_what_is_touched_is_in_memory(image_of: Callable[[str], Path]) -> N
     assert outcome.out.strip() == b"1", outcome
 
 
+@pytest.mark.parametrize("kind", ["ext4", "gzip"])
+def test_others_go_on_while_a_program_is_paged_in(kind: str, image_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """What exec reads of it is awaited: the kernel's loop never stands still."""
+    image = shutil.copy(image_of(kind), tmp_path)  # which nobody has read yet
+    module = Path(__file__).with_name("page_ins.py")
+    flags = ["--rootfs", str(image), "--env", "PATH=/bin", "--feature", str(module)]
+    outcome = run_polynix(["/bin/sh", "-c", "paged nothing 2>/dev/null; busybox echo done"], flags=flags, cwd="/")
+    assert (outcome.code, outcome.out.splitlines()[-1:], outcome.err) == (0, [b"done"], b""), outcome
+
+
 def test_the_page_cache_makes_room(image_of: Callable[[str], Path]) -> None:
     """More is read than the container has memory for, file by file; what is cached is told, and stays within what guests leave."""
     script = """
