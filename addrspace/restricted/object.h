@@ -27,6 +27,7 @@ typedef struct Stub Stub;
 typedef struct Slot Slot;
 
 #define FIRST_SLOTS 16
+#define CALL_WORDS 7 /* number and arguments of a system call */
 #define PINNED_MAX 16
 #define PINNED_COMPUTING_US 2000
 
@@ -110,6 +111,8 @@ struct Slot {
     uint32_t gap_us;           /* the running mean of what it computes between calls while gathered */
     uint64_t resumed_at;       /* time stamp, while gathered; else 0 */
     uint64_t fs_base, gs_base;
+    PyObject *last_call; /* what syscall() returned last, of these words; or NULL */
+    uint64_t last_words[CALL_WORDS];
 };
 
 extern PyTypeObject Monitor_Type, Stub_Type, Slot_Type;

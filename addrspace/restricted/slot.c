@@ -29,45 +29,42 @@ int slot_check(Slot *slot, enum slot_state state)
 
 /* --- why it left --- */
 
-static PyObject *patched_call(const volatile struct control *control)
+/* Most registers are as they were at the thread's last call, above all those that are no arguments: the same numbers do. */
+static PyObject *call_of(Slot *slot, const uint64_t words[CALL_WORDS])
 {
-    PyObject *result = PyTuple_New(7);
-    for (int index = 0; result && index < 7; index++) {
-        uint64_t value = control->call[index];
-        PyObject *number = PyLong_FromUnsignedLongLong(index == 0 ? value & 0xffffffff : value);
-        if (number)
-            PyTuple_SET_ITEM(result, index, number);
-        else
-            Py_CLEAR(result);
+    PyObject *last = slot->last_call, *call;
+    if (last && memcmp(slot->last_words, words, sizeof slot->last_words) == 0)
+        return Py_NewRef(last);
+    if (!(call = PyTuple_New(CALL_WORDS)))
+        return NULL;
+    for (int index = 0; index < CALL_WORDS; index++) {
+        PyObject *number = last && slot->last_words[index] == words[index] ? Py_NewRef(PyTuple_GET_ITEM(last, index))
+                                                                           : PyLong_FromUnsignedLongLong(words[index]);
+        if (!number) {
+            Py_DECREF(call);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(call, index, number);
     }
-    return result;
+    memcpy(slot->last_words, words, sizeof slot->last_words);
+    Py_XSETREF(slot->last_call, Py_NewRef(call));
+    return call;
 }
 
 static PyObject *slot_syscall(Slot *slot, PyObject *unused)
 {
-    static const unsigned char order[] = {REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9};
-    static const unsigned char order_i386[] = {REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP};
+    static const unsigned char order[] = {REG_RAX, REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9};
+    static const unsigned char order_i386[] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP};
     struct ucontext_image *frame = frame_of(slot);
     if (!frame)
         return NULL;
-    if (slot->light && slot->reason == SYSCALL)
-        return patched_call(slot->control);
+    const volatile uint64_t *patched = slot->light && slot->reason == SYSCALL ? slot->control->call : NULL;
     bool i386 = slot->architecture == AUDIT_ARCH_I386;
-    uint64_t mask = i386 ? 0xffffffff : ~0UL;
-    PyObject *result = PyTuple_New(7);
-    if (!result)
-        return NULL;
-    for (int index = 0; index < 7; index++) {
-        uint64_t value = index == 0 ? frame->registers[REG_RAX] & 0xffffffff
-                                    : frame->registers[(i386 ? order_i386 : order)[index - 1]] & mask;
-        PyObject *number = PyLong_FromUnsignedLongLong(value);
-        if (!number) {
-            Py_DECREF(result);
-            return NULL;
-        }
-        PyTuple_SET_ITEM(result, index, number);
-    }
-    return result;
+    uint64_t mask = i386 ? 0xffffffff : ~0UL, words[CALL_WORDS];
+    for (int index = 0; index < CALL_WORDS; index++)
+        words[index] = patched ? patched[index] : frame->registers[(i386 ? order_i386 : order)[index]] & mask;
+    words[0] &= 0xffffffff;
+    return call_of(slot, words);
 }
 
 static PyObject *slot_fault(Slot *slot, PyObject *unused)
@@ -444,6 +441,7 @@ static void slot_dealloc(Slot *slot)
     PyObject_GC_UnTrack(slot);
     Py_XDECREF(slot->task);
     Py_XDECREF(slot->stub);
+    Py_XDECREF(slot->last_call);
     Py_TYPE(slot)->tp_free(slot);
 }
 

@@ -66,6 +66,18 @@ def test_syscall_clobbers_rcx_and_r11_only(machine: Machine) -> None:
     assert changed == {restricted.REG_RAX, restricted.REG_RCX, restricted.REG_RIP}
 
 
+def test_a_call_shares_its_numbers_with_the_one_before(machine: Machine) -> None:
+    guest = machine.guest("mov rdi, 0x7ff000001000; again: mov eax, 110; syscall; mov eax, 39; mov rsi, 0x123456789; syscall; jmp again")
+    first = guest.next_syscall()
+    assert guest.slot.syscall() is first
+    guest.slot.resume_syscall(0)
+    second = guest.next_syscall()
+    assert (first[0], second[0], second[2]) == (110, 39, 0x123456789)
+    assert second[1] == 0x7FF000001000 and second[1] is first[1]
+    guest.slot.resume_syscall(0)
+    assert guest.next_syscall() == (110, *second[1:])
+
+
 def test_int80_shows_its_architecture_and_registers(machine: Machine) -> None:
     guest = machine.guest("mov eax, 20; mov ebx, 1; mov ecx, 2; mov edx, 3; mov esi, 4; mov edi, 5; mov ebp, 6; int 0x80")
     assert machine.next(guest.slot) == restricted.FOREIGN_SYSCALL
