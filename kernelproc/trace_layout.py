@@ -36,9 +36,9 @@ SAMPLES_AREA = 64 << 20
 class Kind(IntEnum):
     """What a slot tells."""
 
-    CALL = 1  # a whole system call: number, result, arguments, path
+    CALL = 1  # a whole system call: number, result, arguments; the text are its paths, or the start of a small argument's memory
     BEGIN = 2  # of a call that blocks
-    END = 3  # of the thread's call that blocked: number, result
+    END = 3  # of the thread's call that blocked: number, result, the memory of an output
     TEXT = 4  # more text of the slot before
     NAME = 5  # (in the ring of names) a thread exists: arguments[0] is its pid, the text its name
     EXIT = 6  # a thread ended: result is its wait status

@@ -1,4 +1,4 @@
-"""Calls that were recorded raw, shown afterwards in strace's notation: the guest's memory is gone, but for the paths that were read.
+"""Calls that were recorded raw, shown afterwards in strace's notation: the guest's memory is gone, but for the paths that were read, or one small argument.
 
 A trace has hundreds of thousands of calls, and few different arguments. So an argument, if it is no path, is formatted once for each combination of the values
 that its formatter looks at, which is found out by watching it.
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from polynix.kernelproc.hooks.call import shape_of
 from polynix.kernelproc.strace import names
 from polynix.kernelproc.strace.arguments import Call, path, path_text
+from polynix.kernelproc.strace.recorded_memory import recorded_memory
 from polynix.kernelproc.strace.signatures import Signature, signature
 
 if TYPE_CHECKING:
     from polynix.kernelproc.strace.arguments import Formatter
 
 Shown = TypeVar("Shown")
+Values = tuple[Any, ...]  # of a call: six arguments, the result or None, the bytes that were recorded
 
 MAX_REMEMBERED = 1 << 16  # values of one argument
-RESULT = 6  # what a formatter may look at besides the arguments 0 to 5
+RESULT, MEMORY = 6, 7  # what a formatter may look at besides the arguments 0 to 5
 _RESTARTS = frozenset((512, 513, 514, 516))
 _ADDRESSES = frozenset(("mmap", "mremap", "brk"))
 
@@ -36,19 +38,21 @@ class RecordedCalls(Generic[Shown]):
         self._arguments: dict[int, list[_Argument[Shown]]] = {}
         self._results: dict[int, dict[int | None, Shown]] = {}
 
-    def arguments(self, number: int, arguments: Sequence[int], paths: tuple[bytes, ...], result: int | None) -> list[Shown]:
-        """Each argument of a call of six; what lay in memory, paths excepted, is shown as its address."""
+    def arguments(self, number: int, arguments: Sequence[int], memory: bytes, result: int | None) -> list[Shown]:
+        """Each argument of a call of six. ``memory`` is what was recorded: paths, separated by NUL, or what ``recorded_memory`` says; what lay elsewhere is
+        shown as its address.
+        """
         known = self._arguments.get(number)
         if known is None:
             known = self._begin(number)
-        values = (*arguments, result)
-        text = iter(paths)
+        values = (*arguments, result, memory)
+        paths = iter(memory.split(b"\0")) if memory else iter(())
         shown: list[Shown] = []
         for argument in known:
             value: Shown | str | None
             if argument.is_path:
                 address = arguments[argument.index]
-                value = self._show(argument.name, path_text(address, next(text, None) if address else None))
+                value = self._show(argument.name, path_text(address, next(paths, None) if address else None))
             else:
                 value = argument.known.get(argument.key(values))
                 if value is None:
@@ -88,10 +92,10 @@ class _Argument(Generic[Shown]):
         self.is_path = self._formatter is path
         self._show = show
         self._seen: set[int] = {index}
-        self.key: Callable[[tuple[int | None, ...]], Any] = itemgetter(index)
+        self.key: Callable[[Values], Any] = itemgetter(index)
         self.known: dict[Any, Shown | str] = {}
 
-    def show(self, number: int, values: tuple[int | None, ...]) -> Shown | str:
+    def show(self, number: int, values: Values) -> Shown | str:
         """How it looks; an empty text when it is left out."""
         call = _WatchedCall(number, values)
         text = self._formatter(call, self.index)
@@ -106,30 +110,39 @@ class _Argument(Generic[Shown]):
 
 
 class _WatchedCall(Call):
-    """A call that notes in ``seen`` what a formatter looks at. Stands for the guest as well, whose memory can't be read."""
+    """A call that notes in ``seen`` what a formatter looks at. Of the guest's memory it has what was recorded."""
 
-    __slots__ = ("_values", "seen")
+    __slots__ = ("_memory", "_values", "seen")
 
-    def __init__(self, number: int, values: tuple[int | None, ...]) -> None:
+    def __init__(self, number: int, values: Values) -> None:
         self.number = number
         self._values = values
+        self._memory = recorded_memory(signature(number).name)
         self.seen: set[int] = set()
 
     @property
     def arguments(self) -> Any:  # type: ignore[override]
         return self
 
-    def __getitem__(self, index: int) -> int | None:
+    def __getitem__(self, index: int) -> int:
         self.seen.add(index)
-        return self._values[index]
+        value: int = self._values[index]
+        return value
 
     @property
     def result(self) -> int | None:  # type: ignore[override]
         self.seen.add(RESULT)
-        return self._values[RESULT]
+        value: int | None = self._values[RESULT]
+        return value
 
     def bytes_at(self, address: int, count: int) -> bytes | None:
-        return None
+        if address and not count:
+            return b""
+        if self._memory is None or not address or address != self[self._memory.argument]:
+            return None
+        self.seen.add(MEMORY)
+        recorded: bytes = self._values[MEMORY]
+        return recorded[:count] if count <= len(recorded) else None
 
 
 def _result_text(is_address: bool, result: int | None) -> str:

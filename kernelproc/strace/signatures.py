@@ -296,9 +296,14 @@ def signature(number: int) -> Signature:
         if name is None:
             found = Signature(f"syscall_{number:#x}", ["hex"] * 6)
         else:
-            found = Signature(name, _words.get(name) or derived(name))
+            found = Signature(name, words_of(name))
         _signatures[number] = found
     return found
+
+
+def words_of(name: str) -> list[str]:
+    """The table's words for the arguments of a call."""
+    return _words.get(name) or derived(name)
 
 
 def derived(name: str) -> list[str]:

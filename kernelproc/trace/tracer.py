@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from polynix.addrspace._usercopy import Fault
+from polynix.addrspace._usercopy import Fault, UserAddress
 from polynix.kernelproc.errno import Errno
 from polynix.kernelproc.hooks.call import shape_of
 from polynix.kernelproc.observer import SyscallObserver
@@ -35,9 +35,9 @@ from polynix.kernelproc.trace_layout import (
 from polynix.kernelproc.uapi.errno import EFAULT
 
 if TYPE_CHECKING:
-    from polynix.addrspace._usercopy import UserAddress
     from polynix.kernelproc.kernel import Kernel
     from polynix.kernelproc.signals.siginfo import SigInfo
+    from polynix.kernelproc.strace.recorded_memory import RecordedMemory
 
 _OTHER_ARGUMENTS = 6  # of calls whose signature polynix does not know
 
@@ -45,7 +45,7 @@ _OTHER_ARGUMENTS = 6  # of calls whose signature polynix does not know
 _MAKE_ENTRY = """
 def make_entry(tracer, call, number, kind, what, now, pack, ring, places):
     def entry(task, a0, a1, a2, a3, a4, a5):
-        {forget}
+        {before}
         started = now()
         try:
             result = call(task, a0, a1, a2, a3, a4, a5)
@@ -60,23 +60,43 @@ def make_entry(tracer, call, number, kind, what, now, pack, ring, places):
     return entry
 """
 _PLAIN = "pack(ring, next(places), started, now(), task.tid, what, result{arguments})"
-_WITH_PATH = """text = tracer.text
+_WITH_TEXT = """text = {text}
             length = len(text)
             if length <= {text_size}:
                 pack(ring, next(places), started, now(), task.tid, number, kind, length, result{arguments}, text)
             else:
-                tracer.store(kind, task.tid, number, started, result{arguments})"""
+                tracer.store(kind, task.tid, number, started, result{arguments}, text=text)"""
+_FORGET = 'tracer.text = b""'
 
 
 @cache
-def _maker(count: int, with_path: bool) -> Callable[..., table.Entry]:
+def _maker(count: int, with_paths: bool, memory: RecordedMemory | None) -> Callable[..., table.Entry]:
     """What makes the entries of calls with ``count`` arguments; compiled for each call, it would be a tenth of the time of a short program."""
     arguments = "".join(f", a{index}" for index in range(count))
-    store = (_WITH_PATH if with_path else _PLAIN).format(arguments=arguments, text_size=TEXT_SIZE)
-    scope: dict[str, Any] = {"Errno": Errno, "Fault": Fault}
-    exec(_MAKE_ENTRY.format(store=store, fault=-EFAULT, forget='tracer.text = b""' if with_path else ""), scope)
+    before, text = _FORGET if with_paths else "", "tracer.text"
+    if memory is not None:
+        peek = f"peek(task, a{memory.argument}, {_size_of(memory)})"
+        before, text = (_FORGET, f"{peek} if result >= 0 else b''") if memory.output else (f"tracer.text = {peek}", text)
+    store = (_WITH_TEXT if with_paths or memory is not None else _PLAIN).format(arguments=arguments, text_size=TEXT_SIZE, text=text)
+    scope: dict[str, Any] = {"Errno": Errno, "Fault": Fault, "peek": _peek}
+    exec(_MAKE_ENTRY.format(store=store, fault=-EFAULT, before=before), scope)
     maker: Callable[..., table.Entry] = scope["make_entry"]
     return maker
+
+
+def _size_of(memory: RecordedMemory) -> str:
+    """How many bytes are recorded, as an expression of ``result`` and the arguments."""
+    if memory.fixed:
+        return str(memory.size)
+    return f"min({'result' if memory.length is None else f'a{memory.length}'}, {memory.size})"
+
+
+def _peek(task: Task, address: int, count: int) -> bytes:
+    """The start of what lies in the guest's memory; nothing if it can't be read."""
+    try:
+        return task.user.copy_in(UserAddress(address), count) if address and count > 0 else b""
+    except (Fault, ValueError, OverflowError):
+        return b""
 
 
 class Tracer(SyscallObserver):
@@ -92,12 +112,11 @@ class Tracer(SyscallObserver):
         self._places = itertools.chain.from_iterable(self._each_lap())  # where the next slot lies; all in C but once a lap
         self.now = time.monotonic_ns
         self._names = itertools.count()
-        self.text = b""  # the paths that the call in progress has read
+        self.text = b""  # the paths that the call in progress has read, or its input
         self._struct = [struct.Struct(f"{SLOT}{count}Q") for count in range(7)]  # shorter ones leave what the slot held: the reader knows how many there are
         self._plain = [struct.Struct(f"@QQIIq{count}Q") for count in range(7)]  # number, kind and no text as one word
         self._with_text = [struct.Struct(f"{SLOT}{count}Q{8 * (6 - count)}x{TEXT_SIZE}s") for count in range(7)]
         self._pack_text = struct.Struct(f"{SLOT[:-1]}{CONTINUED_SIZE}s").pack_into
-        self._end = self._struct[0].pack_into
         self._traced_calls = [number for number, entry in enumerate(table.entries) if entry is not None and (numbers is None or number in numbers)]
         self._undo: list[Callable[[], None]] = []
         for number in self._traced_calls:
@@ -123,9 +142,8 @@ class Tracer(SyscallObserver):
             self._laps += 1
             yield range(EVENTS_OFFSET, EVENTS_OFFSET + self.slots * SLOT_SIZE, SLOT_SIZE)
 
-    def store(self, kind: int, tid: int, number: int, started: int, result: int, *arguments: int) -> None:
-        """A call's slot, and as many more as its paths need."""
-        text = self.text
+    def store(self, kind: int, tid: int, number: int, started: int, result: int, *arguments: int, text: bytes) -> None:
+        """A call's slot, and as many more as its text needs."""
         ended = self.now()
         pack = self._with_text[len(arguments)].pack_into
         pack(self.ring, next(self._places), started, ended, tid, number, kind, min(len(text), 255), result, *arguments, text[:TEXT_SIZE])
@@ -166,17 +184,19 @@ class Tracer(SyscallObserver):
     def _traced(self, number: int, call: table.Entry) -> table.Entry:
         shape = shape_of(table.names.get(number, str(number)))
         count = len(shape.names) if table.names.get(number) in table.functions else _OTHER_ARGUMENTS
-        kind, with_path = int(Kind.CALL), bool(shape.paths)
-        pack = (self._with_text if with_path else self._plain)[count].pack_into
-        return _maker(count, with_path)(self, call, number, kind, number | kind << 16, self.now, pack, self.ring, self._places)
+        memory = self._memory_of(number)
+        kind, with_text = int(Kind.CALL), bool(shape.paths or memory)
+        pack = (self._with_text if with_text else self._plain)[count].pack_into
+        return _maker(count, bool(shape.paths), memory)(self, call, number, kind, number | kind << 16, self.now, pack, self.ring, self._places)
 
     def other(self, task: Task, number: int, started: int, result: Any, arguments: tuple[int, ...]) -> Any:
         """A call that blocks, or does not return in the usual way."""
         blocks = isinstance(result, Awaitable)
-        self.store(Kind.BEGIN if blocks else Kind.CALL, task.tid, number, started, NO_RESULT, *arguments)
-        return self._blocked(task, number, result) if blocks else result
+        text = self.text if shape_of(table.names.get(number, "")).paths or self._memory_of(number) else b""
+        self.store(Kind.BEGIN if blocks else Kind.CALL, task.tid, number, started, NO_RESULT, *arguments, text=text)
+        return self._blocked(task, number, result, arguments) if blocks else result
 
-    async def _blocked(self, task: Task, number: int, call: Awaitable[Any]) -> Any:
+    async def _blocked(self, task: Task, number: int, call: Awaitable[Any], arguments: tuple[int, ...]) -> Any:
         result: Any = None
         try:
             result = await call
@@ -188,8 +208,17 @@ class Tracer(SyscallObserver):
             result = -EFAULT
             raise
         finally:
-            now = self.now()
-            self._end(self.ring, next(self._places), now, now, task.tid, number, Kind.END, 0, result if type(result) is int else NO_RESULT)
+            known = result if type(result) is int else NO_RESULT
+            memory, text = self._memory_of(number), b""
+            if memory is not None and memory.output and known >= 0:
+                text = _peek(task, arguments[memory.argument], memory.size if memory.fixed else min(known, memory.size))
+            self.store(Kind.END, task.tid, number, self.now(), known, text=text)
+
+    @staticmethod
+    def _memory_of(number: int) -> RecordedMemory | None:
+        from polynix.kernelproc.strace.recorded_memory import recorded_memory
+
+        return recorded_memory(table.names.get(number, ""))
 
     # -- what lies beside -----------------------------------------------------------------------------------------------------------------
 

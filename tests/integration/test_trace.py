@@ -150,6 +150,36 @@ def test_a_long_run_keeps_its_end_and_says_what_is_missing(tmp_path: Path) -> No
     assert times == sorted(times)
 
 
+MEMORY = """
+import os, socket, time
+reader, writer = os.pipe()
+if os.fork() == 0:
+    time.sleep(0.125)
+    os.write(writer, b"later\\n")
+    os._exit(3)
+os.read(reader, 100)
+os.wait()
+os.write(writer, b"n" * 33)
+os.read(reader, 33)
+try:
+    socket.socket(socket.AF_UNIX).connect("/tmp/" + "a" * 90)
+except OSError:
+    pass
+"""
+
+
+def test_small_memory_is_shown(tmp_path: Path) -> None:
+    """Of calls that block, too."""
+    wanted = "read,write,wait4,pipe2,connect,clock_nanosleep,rt_sigaction"
+    assert traced(tmp_path / "t", "--format", "text", "--filter", wanted, "--", "/usr/bin/python3", "-ISc", MEMORY).returncode == 0
+    text = (tmp_path / "t").read_text()
+    for each in (
+        '"later\\n", 100) = 6', f'"{"n" * 32}"..., 33) = 33', "[{WIFEXITED(s) && WEXITSTATUS(s) == 3}], 0, NULL) =", "pipe2([3, 4], O_RDONLY|O_CLOEXEC) = 0",
+        f'{{sa_family=AF_UNIX, sun_path="/tmp/{"a" * 90}"}}, 9', "TIMER_ABSTIME, {tv_sec=", "{sa_handler=SIG_IGN, sa_mask=[], ",
+    ):  # fmt: skip
+        assert each in text
+
+
 def test_hooks_and_traces_go_together(tmp_path: Path) -> None:
     """The trace shows what the guest was told when the hook lets the call through, and the hook is not lost at the call's first use."""
     rules = ["--fail", "rmdir:error=EIO", "--shorten", "read:count=3,path=/etc/passwd"]

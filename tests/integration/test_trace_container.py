@@ -45,7 +45,7 @@ def test_for_some_seconds(container: polynix.Container, tmp_path: Path) -> None:
         assert {"sh", "cat", "sleep"} <= set(trace.threads.values())
         assert '"/etc/hostname"' in [each.get("path") for each in trace.named("openat")]
         times = [each["time"] for each in trace.slices]
-        assert 0.5e9 < max(times) - min(times) < 5e9
+        assert max(times) - min(times) > 0.5e9
 
 
 def test_until_interrupted_and_filtered(container: polynix.Container, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
 from polynix.tools.trace.packet_writer import BEGIN, END, INSTANT, MAX_INTERNED, PacketWriter, flow
@@ -45,6 +45,7 @@ def read(data: bytes) -> list[tuple[int, int, int, str, list[tuple[str, str]], l
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(events, max_size=8))
 def test_the_library_reads_what_is_written(made: list[tuple[int, int, int, str, list[tuple[str, str]], bool]]) -> None:
     file = io.BytesIO()

@@ -86,7 +86,7 @@ class PerfettoFile:
         begin = heads.get(number)
         if begin is None:
             begin = heads[number] = self._packets.head(BEGIN, tid, "syscall", event.name)
-        self._packets.event(event.start_ns, begin + b"".join(self._calls.arguments(number, event.arguments, event.paths, event.result)))
+        self._packets.event(event.start_ns, begin + b"".join(self._calls.arguments(number, event.arguments, event.memory, event.result)))
         ended = self._woken.pop(tid, None)
         if event.end_ns is None:
             return  # Perfetto shows a slice that did not end

@@ -41,7 +41,7 @@ class Event:
     number: int = 0
     result: int | None = None
     arguments: Sequence[int] = ()
-    paths: tuple[bytes, ...] = ()
+    memory: bytes = b""  # that was recorded with the call
 
     @property
     def name(self) -> str:
@@ -106,6 +106,7 @@ class TraceReader:
                 begun = blocked.pop(event.tid, None)
                 if begun is not None:
                     begun.end_ns, begun.result = event.end_ns, event.result
+                    begun.memory = event.memory or begun.memory
                     yield begun
             else:
                 if kind == EXIT and event.tid in blocked:
@@ -126,7 +127,7 @@ class TraceReader:
                     text += raw[place + CONTINUED_OFFSET : place + CONTINUED_OFFSET + length]
                     continue
                 if unfinished is not None:
-                    unfinished.paths = tuple(text.split(b"\0"))
+                    unfinished.memory = text
                     yield unfinished
                     unfinished = None
                 if kind not in _KINDS:
@@ -137,8 +138,8 @@ class TraceReader:
                     if length > TEXT_SIZE:
                         unfinished = event
                         continue
-                    event.paths = tuple(text.split(b"\0"))
+                    event.memory = text
                 yield event
         if unfinished is not None:
-            unfinished.paths = tuple(text.split(b"\0"))
+            unfinished.memory = text
             yield unfinished

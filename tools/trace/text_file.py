@@ -25,7 +25,7 @@ def text_line(event: Event, thread: Thread | None, calls: RecordedCalls[str]) ->
     """``13806.123456 [17 cat] read(0, 0x7f…, 4096) = 3 <0.000017>``"""
     head = f"{event.start_ns / 1e9:.6f} [{event.tid} {thread.name if thread is not None else '?'}] "
     if event.kind == CALL:
-        arguments = ", ".join(calls.arguments(event.number, event.arguments, event.paths, event.result))
+        arguments = ", ".join(calls.arguments(event.number, event.arguments, event.memory, event.result))
         took = " <unfinished>" if event.end_ns is None else f" <{(event.end_ns - event.start_ns) / 1e9:.6f}>"
         return f"{head}{event.name}({arguments}) = {calls.result(event.number, event.result)}{took}"
     if event.kind == Kind.SIGNAL:
