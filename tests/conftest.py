@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ os.environ["POLYNIX_LOCKDEP"] = "1"  # the processes that tests start check the 
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # by nohup or a shell's `&`, and what tests start would ignore them as well
         signal.signal(number, handler)
-DESCRIPTORS = 300  # that worlds of earlier tests may hold: they are cycles, and collections are rare
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (HARD, HARD))  # as the kernel process does, whose parts unit tests run here
 
 
 TRACES = pytest.StashKey[SessionTraces]()
@@ -42,12 +43,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         traces.remove()
         if left and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown() -> None:
-    if len(os.listdir("/proc/self/fd")) > DESCRIPTORS:
-        gc.collect()
 
 
 class ByGuest(LoadScopeScheduling):  # type: ignore[misc]

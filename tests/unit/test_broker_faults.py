@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -273,16 +271,6 @@ def test_what_is_not_an_arena() -> None:
         assert caught.value.status == Status.INVALID_ARGS
 
 
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """A broker and 255 peers in one process take more than the usual 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.usefixtures("many_descriptors")
 def test_too_many_processes(realm: Realm) -> None:
     peers = []
     with suppress(ValueError):  # a refusal has no descriptor
