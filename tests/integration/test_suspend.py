@@ -265,18 +265,20 @@ for line in sys.stdin:
     process = audit.popen(["python3", "-c", ALARM + script], "--suspend-after", "0.2", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    suspended = 0
+    suspended, reasons = 0, []
     for _ in range(20):
         time.sleep(1)
         process.stdin.write(b"line\n")
         process.stdin.flush()
         line, count, stopped, *reason = process.stdout.readline().decode().split()
         assert line == "line"
-        assert reason == ["0", "[work]"] or (reason == [] and count == "0")  # it runs again before the suspend is counted
+        reasons.append(" ".join(reason))
         suspended += int(count) > suspended
         if suspended == 3:
             break
     assert (suspended, stopped) == (3, "True")
+    # None before the first suspend; the time-out where the machine stood still for nine seconds, as a virtual one may.
+    assert "0 [work]" in reasons and set(reasons) <= {"", "0 [work]", "0 starnix-container-timeout"}
     assert any(rests(process.pid) for _ in range(5)), "asleep again, sooner or later"
     process.stdin.close()
     assert process.wait(20) == 0
