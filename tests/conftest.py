@@ -26,6 +26,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (HARD, HARD))  # as the kernel proces
 
 TRACES = pytest.StashKey[SessionTraces]()
 LEFT = pytest.StashKey[list[str]]()
+SHOWN = 20  # of what is left
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,7 +106,8 @@ def second_look(request: pytest.FixtureRequest) -> Callable[[Callable[[], None],
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash.get(LEFT, []):
+    left = config.stash.get(LEFT, [])
+    for line in [*left[:SHOWN], f"and {len(left) - SHOWN} more"] if len(left) > SHOWN else left:
         terminalreporter.write_line(f"left behind by the tests: {line}", red=True)
     expected = [report for report in terminalreporter.stats.get("xfailed", []) if "userspace" in report.nodeid]
     if expected or terminalreporter.stats.get("passed"):
