@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from integration.service import Service, alive, descendants, wait_until
+from integration.service import Service, alive, descendants
+from waiting import wait_until
 
 import polynix
 

@@ -10,8 +10,9 @@ import time
 import pexpect
 import pytest
 from harness import POLYNIX
-from integration.service import Service, wait_until
+from integration.service import Service
 from polynix.tools.attach import DetachKeys
+from waiting import wait_until
 
 PROMPT = "inside> "
 SHELL = ("env", f"PS1={PROMPT}", "TERM=dumb", "bash", "--norc", "--noediting")

@@ -18,7 +18,8 @@ from pathlib import Path
 import pexpect
 import pytest
 from harness import POLYNIX, environment
-from integration.service import Service, alive, descendants, first_line, wait_until
+from integration.service import Service, alive, descendants, first_line
+from waiting import wait_until
 
 import polynix
 from polynix import scripting

@@ -13,6 +13,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from waiting import wait_until
 
 import polynix
 
@@ -170,7 +171,7 @@ def test_looking_costs_an_idle_kernel_nothing() -> None:
         process = container.spawn(["sleep", "100"])
         kernel = str(container.kernel_pid)
         inspect_json("ps", kernel)
-        switches = voluntary_switches(container.kernel_pid)
+        switches = switches_at_rest(container.kernel_pid)
         for arguments in (("ps", kernel), ("top", kernel, "--interval", "0.1")):
             assert process.pid in {row["pid"] for row in flattened(inspect_json(*arguments))}
         assert voluntary_switches(container.kernel_pid) == switches
@@ -181,6 +182,18 @@ def voluntary_switches(pid: int) -> int:
     """How often the main thread of a host process has gone to sleep."""
     with open(f"/proc/{pid}/status") as file:
         return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", file.read(), re.MULTILINE)[1])  # type: ignore[index]
+
+
+def switches_at_rest(pid: int) -> int:
+    """:func:`voluntary_switches`, once what the last guest call left to be done is done."""
+    seen: list[int] = []
+
+    def rests() -> bool:
+        seen.append(voluntary_switches(pid))
+        return seen[-100:] == seen[-1:] * 100  # for a second
+
+    assert wait_until(rests), seen
+    return seen[-1]
 
 
 def flattened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from waiting import wait_until
 
 import polynix
 
@@ -33,13 +33,6 @@ int main(void)
 """
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def doing(container: polynix.Container, pid: int) -> tuple[str, ...]:
     """What the process's threads do."""
     return tuple(str(thread["doing"]) for row in container.process_tree() if row["pid"] == pid for thread in row["threads"])
@@ -47,14 +40,14 @@ def doing(container: polynix.Container, pid: int) -> tuple[str, ...]:
 
 def wait_for_read(container: polynix.Container, process: polynix.Process) -> None:
     """Until it waits for what it reads."""
-    wait_for(lambda: doing(container, process.pid)[0].startswith("read"))
+    assert wait_until(lambda: doing(container, process.pid)[0].startswith("read"))
 
 
 def interrupt(container: polynix.Container, process: polynix.Process) -> None:
     """Stop and continue it while it reads."""
     wait_for_read(container, process)
     process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: not doing(container, process.pid)[0].startswith("read"))
+    assert wait_until(lambda: not doing(container, process.pid)[0].startswith("read"))
     process.send_signal(signal.SIGCONT)
 
 
@@ -84,10 +77,10 @@ def test_what_was_decided_holds(container: polynix.Container) -> None:
     wait_for_read(container, process)
     hook = container.shorten("read", 2, process="cat", times=1)
     assert exchange(process, b"2\n") == b"2\n"
-    wait_for(lambda: hook.matched == 1)  # it waits, and will get two bytes
+    assert wait_until(lambda: hook.matched == 1)  # it waits, and will get two bytes
     interrupt(container, process)
     assert exchange(process, b"abc\n") == b"abc\n"
-    wait_for(lambda: hook.matched == 3)  # it needed another one
+    assert wait_until(lambda: hook.matched == 3)  # it needed another one
     process.kill()
     assert (process.wait(20), hook.hits) == (-signal.SIGKILL, 1)
 
@@ -102,11 +95,11 @@ def test_calls_of_the_handler_are_others(container: polynix.Container, tmp_path:
     wait_for_read(container, process)
     hook = container.observe("read", process="guest")
     assert exchange(process, b"2\n") == b"2\n"
-    wait_for(lambda: hook.matched == 1)
+    assert wait_until(lambda: hook.matched == 1)
     for number in range(2, 5):
         process.send_signal(signal.SIGUSR1)
-        wait_for(lambda number=number: hook.matched == number)  # type: ignore[misc]
+        assert wait_until(lambda number=number: hook.matched == number)  # type: ignore[misc]
     assert exchange(process, b"3\n") == b"3\n"
-    wait_for(lambda: hook.matched == 5)
+    assert wait_until(lambda: hook.matched == 5)
     process.kill()
     process.wait(20)

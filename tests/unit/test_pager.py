@@ -5,7 +5,6 @@ from __future__ import annotations
 import lzma
 import os
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -29,6 +28,7 @@ from polynix.ipc.protocols.pager import (
 )
 from polynix.ipc.protocols.pager import Pager as PagerProtocol
 from polynix.runner.pager import PagedFileSystem, Pager
+from waiting import wait_until
 
 BLOCK = 1024
 
@@ -78,13 +78,6 @@ class PagedImage:
             return vmo.read(size)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 def numbered(block: int) -> bytes:
     return bytes([block % 251]) * BLOCK
 
@@ -111,7 +104,7 @@ def test_pager(pager: Pager) -> None:
     assert 3 in image.file_system.files
     again.close()
     presence_again.close()
-    wait_for(lambda: not image.file_system.files)
+    assert wait_until(lambda: not image.file_system.files)
 
 
 # -- chunks ----------------------------------------------------------------------------------------------------------------------
@@ -268,7 +261,7 @@ def test_register_without_a_size_closes_the_connection(pager: Pager) -> None:
     with pytest.raises(ZxStatus) as error:
         image.client.call(PagerProtocol.register_file, PagerRegisterFileRequest(name="f", inode_num=1, extents=[]), deadline_ns=soon())
     assert error.value.status == Status.PEER_CLOSED
-    wait_for(lambda: not pager.file_systems)
+    assert wait_until(lambda: not pager.file_systems)
 
 
 @pytest.mark.parametrize("block_size", [0, 1000, 2 << 20])
@@ -292,7 +285,7 @@ def test_two_file_systems_and_the_end_of_one(pager: Pager) -> None:
     assert first.read(1, BLOCK, [PagerExtent(0, 1, 0)]) == numbered(1)
     assert second.read(1, BLOCK, [PagerExtent(0, 1, 0)]) == numbered(2)
     first.client.close()
-    wait_for(lambda: len(pager.file_systems) == 1)
+    assert wait_until(lambda: len(pager.file_systems) == 1)
     assert second.read(2, BLOCK, [PagerExtent(0, 1, 0)]) == numbered(2)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from polynix.ipc._atomics import Words
 from polynix.ipc.service import Service, Sleeper, sleep, sleep_until
+from waiting import wait_until
 
 WAIT_SECONDS = 30.0
 
@@ -60,13 +61,6 @@ def mailbox() -> Iterator[Mailbox]:
     served.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_the_service_thread_serves_while_nobody_waits(mailbox: Mailbox) -> None:
     done = threading.Event()
     mailbox.put(done.set)
@@ -77,11 +71,11 @@ def test_the_service_thread_serves_while_nobody_waits(mailbox: Mailbox) -> None:
 def test_it_gives_way_to_who_waits(mailbox: Mailbox) -> None:
     """What comes for a thread that waits is fetched by that thread, though the service's led before."""
     assert mailbox.sleeping.acquire(timeout=WAIT_SECONDS)
-    until(lambda: mailbox.leader != 0)
+    assert wait_until(lambda: mailbox.leader != 0)
     sleeper = Sleeper()
 
     def send() -> None:
-        until(lambda: mailbox.leader == main)
+        assert wait_until(lambda: mailbox.leader == main)
         mailbox.put(sleeper.wake)
 
     main = threading.get_ident()
@@ -98,7 +92,7 @@ def test_no_wait_in_a_row_waits_for_the_service_thread(mailbox: Mailbox) -> None
     turns = 300
 
     def send(sleeper: Sleeper) -> None:
-        until(lambda: mailbox.leader == main)
+        assert wait_until(lambda: mailbox.leader == main)
         mailbox.put(sleeper.wake)
 
     for _ in range(turns):
@@ -127,7 +121,7 @@ def test_a_sleep_of_no_time_serves_what_has_come(mailbox: Mailbox) -> None:
         sleep(sleeper, 0)
         return mailbox.served_by[main] > 0
 
-    until(fetched)
+    assert wait_until(fetched)
 
 
 def test_a_second_sleeper_leads_after_the_first(mailbox: Mailbox) -> None:
@@ -141,10 +135,10 @@ def test_a_second_sleeper_leads_after_the_first(mailbox: Mailbox) -> None:
 
     threads = [threading.Thread(target=wait, args=(sleeper,)) for sleeper in (first, second)]
     threads[0].start()
-    until(lambda: mailbox.leader == threads[0].ident)
+    assert wait_until(lambda: mailbox.leader == threads[0].ident)
     threads[1].start()
     mailbox.put(first.wake)
-    until(lambda: mailbox.leader == threads[1].ident)
+    assert wait_until(lambda: mailbox.leader == threads[1].ident)
     mailbox.put(second.wake)
     for thread in threads:
         thread.join()
@@ -158,7 +152,7 @@ def test_one_that_waits_elsewhere_is_woken_by_its_own_thread_too(mailbox: Mailbo
     threads = [threading.Thread(target=sleep_until, args=(sleeper, None)) for sleeper in (leading, following)]
     for thread in threads:
         thread.start()
-        until(lambda: mailbox.leader == threads[0].ident)
+        assert wait_until(lambda: mailbox.leader == threads[0].ident)
     for sleeper, thread in zip((following, leading), reversed(threads), strict=True):
         sleeper.wake()
         thread.join(WAIT_SECONDS)
@@ -170,10 +164,10 @@ def test_the_end_wakes_all(mailbox: Mailbox) -> None:
     sleeper = Sleeper()
     thread = threading.Thread(target=sleep_until, args=(sleeper, None))
     thread.start()
-    until(lambda: mailbox.leader == thread.ident)
+    assert wait_until(lambda: mailbox.leader == thread.ident)
     mailbox.ended = True
     mailbox.interrupt()
-    until(lambda: mailbox.leader == 0)
+    assert wait_until(lambda: mailbox.leader == 0)
     sleeper.wake()
     thread.join(WAIT_SECONDS)
     assert not thread.is_alive()
