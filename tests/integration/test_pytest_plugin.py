@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def run_pytest(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     plugin = [] if installed else ["-p", "polynix.tools.pytest_plugin"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *plugin, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=230, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
+    with tempfile.TemporaryDirectory() as kept:  # pytest keeps the directories of its last runs
+        environment["PYTEST_DEBUG_TEMPROOT"] = kept
+        return subprocess.run(command, capture_output=True, text=True, timeout=230, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
 
 
 @pytest.mark.timeout(240)

@@ -1,46 +1,46 @@
-"""Wrappers around entries of the table of system calls: hooks and traces, in any order."""
+"""The table of system calls: decoders are compiled late, so all are compiled here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
+import polynix.kernelproc.syscalls.all  # noqa: F401
 import pytest
 from polynix.kernelproc.syscalls import table
-
-NUMBER = 1000
-
-
-@pytest.fixture
-def entry() -> Iterator[table.Entry]:
-    def own(*_arguments: Any) -> str:
-        return "own"
-
-    table.entries[NUMBER] = own
-    yield own
-    table.entries[NUMBER] = None
+from polynix.kernelproc.syscalls.types import Int, Size
+from polynix.kernelproc.uapi.unistd import SYSCALLS
 
 
-def around(name: str, _number: int, inner: table.Entry | None) -> table.Entry:
-    return lambda *arguments: f"{name}({inner(*arguments) if inner is not None else ''})"
+@pytest.mark.parametrize("name", sorted(table.functions))
+def test_every_signature_can_be_decoded(name: str) -> None:
+    assert callable(table.compile_decoder(table.functions[name], name))
 
 
-def test_the_last_wrapper_is_the_outermost_and_any_may_go_first(entry: table.Entry) -> None:
-    first, second, third = (partial(around, name) for name in ("first", "second", "third"))
-    for wrapper in (first, second, third):
-        table.wrap(NUMBER, wrapper)
-    assert table.entries[NUMBER]() == "third(second(first(own)))"  # type: ignore[misc]
-    table.unwrap(NUMBER, second)
-    assert table.entries[NUMBER]() == "third(first(own))"  # type: ignore[misc]
-    table.unwrap(NUMBER, first)
-    table.unwrap(NUMBER, third)
-    assert table.entries[NUMBER] is entry
+def test_registers_become_arguments() -> None:
+    def call(task: Any, first: Int, second: Size) -> tuple[Any, int, int]:
+        return task, first, second
+
+    decoder = table.compile_decoder(call, "call")
+    assert decoder("task", 0x1_FFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF, 0, 0, 0, 0) == ("task", -1, 0xFFFF_FFFF_FFFF_FFFF)
 
 
-def test_a_call_that_nobody_implements() -> None:
-    wrapper = partial(around, "hook")
-    table.wrap(NUMBER, wrapper)
-    assert table.entries[NUMBER]() == "hook()"  # type: ignore[misc]
-    table.unwrap(NUMBER, wrapper)
-    assert table.entries[NUMBER] is None
+def test_an_entry_replaces_itself_at_its_first_use() -> None:
+    number = SYSCALLS["getpid"]
+    table.entries[number] = table._at_first_use(number, table.functions["getpid"], "getpid")
+
+    class Group:
+        pid = 17
+
+    class Task:
+        group = Group
+
+    assert table.entries[number](Task, 0, 0, 0, 0, 0, 0) == 17
+    assert table.entries[number].__name__ == "<lambda>"
+
+
+def test_unknown_types_are_refused() -> None:
+    def call(task: Any, first: float) -> int:
+        return 0
+
+    with pytest.raises(TypeError):
+        table.compile_decoder(call, "call")
