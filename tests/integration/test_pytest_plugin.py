@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,19 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_pytest(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """pytest in a process of its own, as a user has it."""
+def run_pytest(kept: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """pytest in a process of its own, as a user has it; ``kept`` is for the directories that it keeps of its last runs."""
     installed = any(point.value == "polynix.tools.pytest_plugin" for point in importlib.metadata.entry_points(group="pytest11"))
     plugin = [] if installed else ["-p", "polynix.tools.pytest_plugin"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *plugin, *map(str, arguments)]
-    with tempfile.TemporaryDirectory() as kept:  # pytest keeps the directories of its last runs
-        environment["PYTEST_DEBUG_TEMPROOT"] = kept
-        return subprocess.run(command, capture_output=True, text=True, timeout=230, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
+    environment["PYTEST_DEBUG_TEMPROOT"] = str(kept)
+    return subprocess.run(command, capture_output=True, text=True, timeout=230, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
 
 
 @pytest.mark.timeout(240)
-def test_the_example_finds_the_bug_in_one_program_and_none_in_the_other() -> None:
-    done = run_pytest("--polynix", "examples/fault_injection", "-q", "-rf")
+def test_the_example_finds_the_bug_in_one_program_and_none_in_the_other(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "--polynix", "examples/fault_injection", "-q", "-rf")
     failed = re.findall(r"^FAILED \S+\[(\S+)\]", done.stdout, re.MULTILINE)
     assert "9 failed, 27 passed" in done.stdout, done.stdout[-3000:]
     assert all(name.startswith("keep-") for name in failed)
@@ -50,7 +48,7 @@ def test_a_failure_shows_the_last_calls_and_the_processes_of_each_container(tmp_
         "    container.close()\n"
         "    assert False\n"
     )
-    done = run_pytest("--polynix", "--polynix-calls=7", tmp_path / "test_it.py")
+    done = run_pytest(tmp_path, "--polynix", "--polynix-calls=7", tmp_path / "test_it.py")
     assert "2 failed" in done.stdout
     sections = re.split(r"^-+ (polynix.*?) -+$", done.stdout, flags=re.MULTILINE)
     texts: dict[str, str] = {}
@@ -70,7 +68,7 @@ def test_a_failure_shows_the_last_calls_and_the_processes_of_each_container(tmp_
 
 def test_without_the_option_there_are_no_fixtures(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(container): pass\n")
-    assert "fixture 'container' not found" in run_pytest(tmp_path / "test_it.py").stdout
+    assert "fixture 'container' not found" in run_pytest(tmp_path, tmp_path / "test_it.py").stdout
 
 
 def test_the_configuration_switches_it_on_and_the_marker_gives_options(tmp_path: Path) -> None:
@@ -84,6 +82,6 @@ def test_the_configuration_switches_it_on_and_the_marker_gives_options(tmp_path:
         "    done = container.run(['uname', '-n'], capture_output=True, text=True)\n"
         "    assert (done.stdout == 'here\\n') == (not polynix_schedule)\n"
     )
-    done = run_pytest("-v", "--rootdir", tmp_path, "-c", tmp_path / "pytest.ini", tmp_path / "test_it.py")
+    done = run_pytest(tmp_path, "-v", "--rootdir", tmp_path, "-c", tmp_path / "pytest.ini", tmp_path / "test_it.py")
     assert "2 passed" in done.stdout, done.stdout
     assert "test_it[fail-uname-EIO,fail-rmdir-EIO]" in done.stdout
