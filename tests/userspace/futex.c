@@ -29,6 +29,12 @@ static void join(int n) {
     for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
 }
 
+static int are_woken(int n) {
+    for (int i = 0; woken < n && i < 500; i++) sleep_ms(10);
+    sleep_ms(30);  // for one more, if there is
+    return woken == n;
+}
+
 CASE(wait_with_another_value) {
     FAILS(futex(&a, FUTEX_WAIT, 1, NULL, NULL, 0), EAGAIN);
     FAILS(futex((void *)((char *)&a + 1), FUTEX_WAIT, 0, NULL, NULL, 0), EINVAL);
@@ -59,8 +65,7 @@ CASE(wake_counts) {
     CHECK(futex(&a, FUTEX_WAKE, 1, NULL, NULL, 0) == 0);
     start(5, wait_a, NULL);
     CHECK(futex(&a, FUTEX_WAKE, 2, NULL, NULL, 0) == 2);
-    sleep_ms(30);
-    CHECK(woken == 2);
+    CHECK(are_woken(2));
     CHECK(futex(&a, FUTEX_WAKE, INT_MAX, NULL, NULL, 0) == 3);
     join(5);
 }
@@ -75,8 +80,7 @@ CASE(private_and_shared_do_not_meet_across_words) {
 CASE(requeue) {
     start(5, wait_a, NULL);
     CHECK(futex(&a, FUTEX_REQUEUE, 1, (void *)2, &b, 0) == 3);
-    sleep_ms(30);
-    CHECK(woken == 1);
+    CHECK(are_woken(1));
     CHECK(futex(&b, FUTEX_WAKE, 10, NULL, NULL, 0) == 2);
     CHECK(futex(&a, FUTEX_WAKE, 10, NULL, NULL, 0) == 2);
     join(5);
@@ -121,8 +125,7 @@ CASE(bitset) {
     pthread_create(&threads[2], NULL, wait_bits, (void *)4);
     sleep_ms(60);
     CHECK(futex(&a, FUTEX_WAKE_BITSET, 10, NULL, NULL, 2) == 1);
-    sleep_ms(30);
-    CHECK(woken == 2);
+    CHECK(are_woken(2));
     CHECK(futex(&a, FUTEX_WAKE_BITSET, 10, NULL, NULL, 8) == 0);
     CHECK(futex(&a, FUTEX_WAKE_BITSET, 10, NULL, NULL, 5) == 2);
     join(3);
