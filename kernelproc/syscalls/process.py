@@ -14,6 +14,7 @@ from polynix.kernelproc.task import fork as task_fork
 from polynix.kernelproc.task.exit import begin_group_exit, exit_task
 from polynix.kernelproc.task.fork import CloneArguments
 from polynix.kernelproc.task.wait import wait_for_child
+from polynix.kernelproc.track_stub import track_stub
 from polynix.kernelproc.uapi import structs
 from polynix.kernelproc.uapi.errno import E2BIG, EINVAL, ESRCH
 from polynix.kernelproc.uapi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
@@ -77,7 +78,11 @@ async def clone3(task: Task, address: UserAddress, size: Size) -> int:
         raise Errno(EINVAL)
     if bool(arguments.stack) != bool(arguments.stack_size):
         raise Errno(EINVAL)
-    if arguments.set_tid_size or flags & CLONE_INTO_CGROUP:
+    if arguments.set_tid_size:
+        track_stub("clone3: pids of the caller's choice")
+        raise Errno(EINVAL)
+    if flags & CLONE_INTO_CGROUP:
+        track_stub("clone3: into a cgroup")
         raise Errno(EINVAL)
     return await task_fork.clone(
         task,
@@ -184,6 +189,8 @@ async def wait4(task: Task, pid: Pid, status: UserAddress, options: Flags, usage
     """man 2 wait4"""
     if options & ~(WNOHANG | WUNTRACED | WCONTINUED | WCLONE_BITS):
         raise Errno(EINVAL)
+    if options & WNOTHREAD:
+        track_stub("wait for the calling thread's children alone")
     if pid == -(1 << 31):
         raise Errno(ESRCH)
     if pid == -1:
@@ -207,6 +214,8 @@ async def waitid(task: Task, which: Int, identity: Pid, info: UserAddress, optio
     """man 2 waitid"""
     if options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WCLONE_BITS) or not options & (WEXITED | WSTOPPED | WCONTINUED):
         raise Errno(EINVAL)
+    if options & WNOTHREAD:
+        track_stub("wait for the calling thread's children alone")
     matches, options = _awaited(task, which, identity, options)
     event = await wait_for_child(task, matches, options)
     if info:

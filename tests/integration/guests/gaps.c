@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/openat2.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -13,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -51,6 +54,13 @@ int main(void) {
     syscall(SYS_io_uring_setup, 1, page);
     syscall(SYS_membarrier, 1 << 6, 0, 0);
     unshare(CLONE_NEWPID);
+    pid_t tid = 100;
+    struct clone_args chosen = {.exit_signal = SIGCHLD, .set_tid = (unsigned long)&tid, .set_tid_size = 1};
+    syscall(SYS_clone3, &chosen, sizeof chosen);
+    struct clone_args grouped = {.exit_signal = SIGCHLD, .flags = CLONE_INTO_CGROUP};
+    syscall(SYS_clone3, &grouped, sizeof grouped);
+    wait4(-1, NULL, WNOHANG | __WNOTHREAD, NULL);
+    waitid(P_ALL, 0, NULL, WEXITED | WNOHANG | __WNOTHREAD);
     for (int family = AF_INET; family <= AF_NETLINK; family++)
         if (family == AF_INET || family == AF_INET6 || family == AF_NETLINK) close(socket(family, SOCK_DGRAM, 0));
     set_sysctl("/proc/sys/vm/overcommit_memory", "2");
